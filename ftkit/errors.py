@@ -1,0 +1,47 @@
+"""The few errors ftkit raises on purpose. Each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class FtkitError(Exception):
+    """Base of all errors that ftkit raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What is wrong and where (row, field, file).
+    advice
+        What the person can do about it.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.advice}" if self.advice else self.message
+
+
+class RecipeError(FtkitError, ValueError):
+    """A Recipe that cannot be: an unknown key, a wrong value, a combination that makes no sense."""
+
+
+class DataError(FtkitError):
+    """A dataset that cannot be read or cannot be trained on."""
+
+
+class TemplateError(DataError):
+    """A chat template that is missing or cannot render a conversation."""
+
+
+class ModelError(FtkitError):
+    """A model that cannot be found, fetched or loaded."""
+
+
+class RunError(FtkitError):
+    """A run that cannot start, or one that failed. `run.wait()` raises it."""
+
+
+class RunStopped(RunError):
+    """Something was asked of a run that had been stopped before it got there."""

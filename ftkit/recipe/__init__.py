@@ -1,0 +1,31 @@
+"""What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
+
+from ftkit.recipe.schema import (
+    SFT,
+    Compute,
+    Data,
+    FullFineTuning,
+    LoRA,
+    Method,
+    Model,
+    Objective,
+    Output,
+    Pretraining,
+    Recipe,
+    Training,
+)
+
+__all__ = [
+    "SFT",
+    "Compute",
+    "Data",
+    "FullFineTuning",
+    "LoRA",
+    "Method",
+    "Model",
+    "Objective",
+    "Output",
+    "Pretraining",
+    "Recipe",
+    "Training",
+]

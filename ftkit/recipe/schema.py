@@ -1,0 +1,279 @@
+"""The Recipe: one typed, strict, serialisable description of a fine-tune.
+
+A field's docstring is its tooltip in the panels and its line in the reference. Choices that carry
+fields of their own (the method, the objective) are discriminated unions on `type`: a new one is a new
+class here and nothing else. Importing this module loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ftkit.errors import RecipeError
+from ftkit.recipe._base import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Model(Section):
+    """Which model to start from."""
+
+    source: Annotated[str, Field(min_length=1)] = "starter"
+    """`starter` (a small chat model ftkit fetches by itself), a Hub id such as `org/name`, or a local folder
+    or GGUF file."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model. Empty: its main branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Leave off unless you have read that code."""
+
+
+class Data(Section):
+    """Which rows to learn from and which to hold out."""
+
+    source: Annotated[str, Field(min_length=1)] = "starter:extract"
+    """`starter:extract`, `starter:persona`, a local file (json, jsonl, csv, parquet, txt) or a Hub id."""
+    subset: str | None = None
+    """Configuration of a Hub dataset that has several."""
+    split: str = "train"
+    """Split of a Hub dataset to train on."""
+    held_out_source: str | None = None
+    """File, starter set or Hub id with the held-out rows. Empty: the starter set's own held-out rows, or
+    `held_out_fraction` of the training rows."""
+    held_out_fraction: Fraction = 0.1
+    """Share of the rows kept aside for the evaluation loss when there is no held-out source."""
+    eval_rows: NonNegativeInt = 48
+    """At most so many held-out rows are used for the evaluation loss during training. 0: no evaluation."""
+    max_rows: PositiveInt | None = None
+    """Use only the first so many training rows. Empty: all."""
+    max_length: PositiveInt = 1024
+    """Longest conversation, in tokens. Longer rows follow `too_long`."""
+    too_long: Literal["drop", "error"] = "drop"
+    """What to do with a row longer than `max_length`: leave it out and say so, or refuse to start."""
+    system_prompt: str | None = None
+    """Put this system message before every conversation that has none."""
+    seed: int = 42
+    """Seed of the split into training and held-out rows."""
+
+
+class LoRA(Section):
+    """Train small low-rank matrices beside the frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora"] = "lora"
+    rank: PositiveInt = 16
+    """Rank r of the update: higher learns more and costs more memory."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the low-rank matrices."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get an adapter: `all-linear`, or names such as q_proj, v_proj."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
+    use_dora: bool = False
+    """Learn magnitude and direction apart (DoRA, arXiv:2402.09353): slower, sometimes better."""
+
+
+class FullFineTuning(Section):
+    """Train every weight of the model. Needs several times the memory of LoRA."""
+
+    type: Literal["full"] = "full"
+
+
+Method = Annotated[LoRA | FullFineTuning, Field(discriminator="type")]
+
+
+class SFT(Section):
+    """Supervised fine-tuning: learn the assistant's replies."""
+
+    type: Literal["sft"] = "sft"
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens the loss is taken over: every assistant turn, the last one only, or everything."""
+
+
+class Pretraining(Section):
+    """Continued pre-training: learn every token of plain text."""
+
+    type: Literal["pretraining"] = "pretraining"
+
+
+Objective = Annotated[SFT | Pretraining, Field(discriminator="type")]
+
+
+class Training(Section):
+    """How long and how fast to learn."""
+
+    epochs: Annotated[float, Field(gt=0)] = 2.0
+    """Passes over the training rows."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many steps, whatever `epochs` says."""
+    batch_size: PositiveInt = 8
+    """Conversations in one forward and backward pass."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Passes before one optimizer step: the effective batch is batch_size times this."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    """Peak learning rate. LoRA likes 1e-4 to 1e-3, full fine-tuning 1e-5 to 5e-5."""
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate moves after warm-up."""
+    warmup: Fraction = 0.05
+    """Share of the steps over which the learning rate rises from zero."""
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+    """Update rule."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Pull of the weights towards zero, per step."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Clip the gradient to this length. 0: do not clip."""
+    evals: NonNegativeInt = 10
+    """Evaluations of the held-out loss over the run. 0: none."""
+    checkpoints: NonNegativeInt = 2
+    """Checkpoints over the run, beside the one at the end."""
+    seed: int = 42
+    """Seed of the row order, the adapter's first values and dropout."""
+
+
+class Compute(Section):
+    """What to run on."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a CUDA GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    threads: PositiveInt | None = None
+    """CPU threads. Empty: one a core."""
+    fast: bool = True
+    """Use ftkit's own kernels where they apply: packed rows without padding, loss over trained tokens only."""
+    offline: bool = False
+    """Use only what is already on this machine."""
+
+
+class Output(Section):
+    """Where the run folder goes."""
+
+    folder: Path = Path("runs")
+    """Folder that holds the runs."""
+    name: str | None = None
+    """Name of the run's folder. Empty: made from the data and the time."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[\w][\w.\- ]{0,99}", name):
+            msg = "a run's name is up to 100 letters, digits, spaces, dots, dashes or underscores"
+            raise ValueError(msg)
+        return name
+
+
+class Recipe(Section):
+    """A fine-tune, whole.
+
+    `Recipe(model="starter", data="starter:extract")` is enough; every other field has a default.
+
+    Raises
+    ------
+    RecipeError
+        On an unknown key (with a spelling hint), a wrong value, or fields that exclude each other. Every
+        problem is named by its path, such as `training.learning_rate`.
+    """
+
+    version: Literal[1] = 1
+    """Version of this schema."""
+    model: Model = Model()
+    data: Data = Data()
+    method: Method = LoRA()
+    objective: Objective = SFT()
+    training: Training = Training()
+    compute: Compute = Compute()
+    output: Output = Output()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(_explain(error), "Change the field named above; the rest is as you left it.") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, values: Any) -> Any:
+        """`model="starter"` is `model={"source": "starter"}`, `method="lora"` is `{"type": "lora"}`."""
+        if not isinstance(values, dict):
+            return values
+        key = {"model": "source", "data": "source", "method": "type", "objective": "type"}
+        values = {name: {key[name]: v} if isinstance(v, str) and name in key else v for name, v in values.items()}
+        for name, default in (("method", "lora"), ("objective", "sft")):
+            if isinstance(values.get(name), dict):
+                values[name] = {"type": default} | values[name]
+        return values
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Recipe:
+        if self.objective.type == "pretraining" and self.data.system_prompt is not None:
+            raise ValueError("data.system_prompt has no place in objective 'pretraining': plain text has no turns")
+        return self
+
+    def replace(self, changes: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:
+        """A new Recipe with some fields changed.
+
+        Parameters
+        ----------
+        changes
+            Dotted paths to values: `{"training.learning_rate": 1e-4, "method.rank": 8}`.
+        sections
+            Whole sections or the fields of one to change: `training={"epochs": 3}`.
+
+        Raises
+        ------
+        RecipeError
+            When the result is not a Recipe; the old one is untouched.
+        """
+        values = self.model_dump()
+        for name, section in sections.items():
+            old = values.get(name)
+            new = section.model_dump() if isinstance(section, Section) else section
+            merge = isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type")
+            values[name] = {**old, **new} if merge and isinstance(old, dict) else new
+        for path, value in (changes or {}).items():
+            *parents, last = path.split(".")
+            target = values
+            for parent in parents:
+                if not isinstance(target.get(parent), dict):
+                    raise RecipeError(f"{path}: there is no section {parent!r} in a Recipe.")
+                target = target[parent]
+            target[last] = value
+        return Recipe(**values)
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The Recipe as YAML, whole, every field written out; also written to `path` when given."""
+        from ftkit.recipe.yaml import to_yaml
+
+        return to_yaml(self, path)
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Recipe:
+        """Read a Recipe from a YAML file (a path) or from YAML text (a string with a line break or a colon)."""
+        from ftkit.recipe.yaml import from_yaml
+
+        return from_yaml(source)
+
+    def to_python(self) -> str:
+        """The notebook cell that reproduces this Recipe: only fields that differ from the defaults are named."""
+        from ftkit.recipe.code import to_python
+
+        return to_python(self)
+
+
+def _explain(error: ValidationError) -> str:
+    """Every problem of a pydantic error on a line of its own: path, what is wrong, the value given."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"] if part not in {"lora", "full", "sft", "pretraining"})
+        what = problem["msg"].removeprefix("Value error, ")
+        given = "" if problem["type"] in {"value_error", "missing"} else f" (given: {problem['input']!r:.80})"
+        lines.append(f"{path or 'recipe'}: {what}{given}")
+    return "\n".join(lines)

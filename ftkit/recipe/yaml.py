@@ -1,0 +1,57 @@
+"""A Recipe as YAML and back, without loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ftkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ftkit.recipe.schema import Recipe
+
+
+def to_yaml(recipe: Recipe, path: str | Path | None = None) -> str:
+    """Write every field of `recipe`, in the order of the schema; returns the text."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def from_yaml(source: str | Path) -> Recipe:
+    """Read a Recipe from a file or from YAML text.
+
+    Raises
+    ------
+    RecipeError
+        When the file is missing, is not YAML (with line and column) or is not a Recipe.
+    """
+    from ftkit.recipe.schema import Recipe
+
+    is_text = isinstance(source, str) and ("\n" in source or ":" in source) and not source.endswith((".yaml", ".yml"))
+    where = "the YAML text" if is_text else str(source)
+    return Recipe(**_mapping(str(source) if is_text else _read(Path(source)), where))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe at {path}.", "Check the path, or save one with Recipe.to_yaml().") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {path} cannot be read: {error}") from None
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RecipeError(f"{where} holds no Recipe: expected sections such as `model:` and `data:`.")
+    return values
