@@ -1,0 +1,138 @@
+"""Work beside the kernel: a slow pulse for what changes by itself, a worker for what takes a while.
+
+Widget callbacks must return at once; both classes use daemon threads, and both only set widget traits
+(never print), which is safe from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class Ticker:
+    """Call a function `hz` times a second until it returns False or `stop()` is called.
+
+    Parameters
+    ----------
+    function
+        Returns False when there is nothing more to follow. An exception ends the ticking, too, and is
+        kept in `error`.
+    hz
+        Calls per second.
+    """
+
+    def __init__(self, function: Callable[[], bool | None], hz: float = 3.0) -> None:
+        self.error: Exception | None = None
+        self._function = function
+        self._pause = 1.0 / hz
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._stopped.set()
+
+    def __repr__(self) -> str:
+        return f"Ticker(hz={1 / self._pause:g}, running={self.running})"
+
+    @property
+    def running(self) -> bool:
+        """Whether the function is being called."""
+        return not self._stopped.is_set()
+
+    def start(self) -> None:
+        """Begin, or do nothing when already ticking."""
+        with self._lock:
+            if self.running:
+                return
+            self._stopped = threading.Event()
+            threading.Thread(target=self._tick, args=(self._stopped,), daemon=True).start()
+
+    def stop(self) -> None:
+        """End after the call under way. Safe from inside the function."""
+        self._stopped.set()
+
+    def _tick(self, stopped: threading.Event) -> None:
+        while not stopped.is_set():
+            try:
+                if self._function() is False:
+                    break
+            except Exception as error:  # noqa: BLE001 - a thread has no caller; the owner reads `error`
+                self.error = error
+                _log.exception("a panel's ticker ended")
+                break
+            stopped.wait(self._pause)
+        stopped.set()
+
+
+class Worker(Generic[_Result]):
+    """Do slow work in a thread; only the newest request is delivered, older ones are dropped.
+
+    Parameters
+    ----------
+    done
+        Gets the result of the newest request, in the worker's thread.
+    failed
+        Gets the exception of the newest request, in the worker's thread.
+    """
+
+    def __init__(self, done: Callable[[_Result], Any], failed: Callable[[Exception], Any]) -> None:
+        self._done = done
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._newest = 0
+        self._finished = threading.Event()
+        self._finished.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the newest request is still being worked on."""
+        return not self._finished.is_set()
+
+    def submit(self, function: Callable[[], _Result], delay: float = 0.0) -> None:
+        """Call `function` in a thread, `delay` seconds from now unless a newer request comes first."""
+        with self._lock:
+            self._newest += 1
+            ticket = self._newest
+            self._finished = finished = threading.Event()
+        threading.Thread(
+            target=self._work, args=(function, delay, ticket, finished), name="ftkit-worker", daemon=True
+        ).start()
+
+    def cancel(self) -> None:
+        """Forget the request under way: its result will not be delivered."""
+        with self._lock:
+            self._newest += 1
+            self._finished.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the newest request is delivered or cancelled. False when `timeout` passed first."""
+        return self._finished.wait(timeout)
+
+    def is_newest(self, ticket: int) -> bool:
+        """Whether no newer request came after `ticket`."""
+        return ticket == self._newest
+
+    def _work(
+        self, function: Callable[[], _Result], delay: float, ticket: int, finished: threading.Event
+    ) -> None:
+        if delay:
+            finished.wait(delay)
+        try:
+            if not self.is_newest(ticket):
+                return
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - handed to the panel, which shows it
+                if self.is_newest(ticket):
+                    self._failed(error)
+            else:
+                if self.is_newest(ticket):
+                    self._done(result)
+        except Exception:  # noqa: BLE001 - as above: a thread has no caller
+            _log.exception("a panel could not show a result")
+        finally:
+            finished.set()
