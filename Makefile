@@ -1,0 +1,69 @@
+# Everything from a fresh clone: needs Python 3.11 or newer, git and make. `make help` lists the targets.
+#
+#   PYTHON=/path/to/python       the Python that makes the environment (found by itself otherwise)
+#   TORCH_INDEX_URL=https://...  package index to take torch from, for a build other than the default one
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo lab test lint unit chromium bench clean distclean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.ftkit-installed
+TORCH := $(shell grep -E '^torch==' constraints.txt)
+TORCH_INDEX_URL ?=
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& command -v "$$name" && break; done)
+PYTEST_ARGS ?=
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 16
+
+venv: $(INSTALLED) ## make .venv and install ftkit in it
+
+# torch goes first so that TORCH_INDEX_URL is asked for torch alone; it stays as it is in the second step.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "ftkit needs Python 3.11 or newer with its venv module" \
+		"(on Debian and Ubuntu: apt-get install python3-venv). Or name one: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## fine-tune the starter model and show that it learned (minutes, on a plain CPU)
+	@$(BIN)/ftkit demo
+
+lab: $(INSTALLED) ## open JupyterLab on the Lab
+	@$(BIN)/ftkit lab notebooks/lab.ipynb
+
+test: lint unit ## everything: lint, types, layers, tests, notebooks, browser
+
+lint: $(INSTALLED) ## ruff, mypy and the layers of the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --verbose
+
+unit: $(INSTALLED) chromium ## the tests alone (PYTEST_ARGS="-k name" picks some)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(PYTEST_ARGS) tests notebooks
+
+# The browser tests drive the system's own Chromium. Where it cannot be installed they skip, and say so.
+chromium:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "Installing Chromium for the browser tests"; \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
+			>/dev/null || echo "Chromium could not be installed: the browser tests will skip"; \
+	else echo "There is no Chromium here: the browser tests will skip"; fi
+
+bench: $(INSTALLED) ## training speed and memory on this machine
+	$(BIN)/python -m tests.benchmarks.train_speed
+
+clean: ## remove caches and build output (never your runs)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find ftkit tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and .venv
+	rm -rf $(VENV)
