@@ -1,0 +1,51 @@
+"""Fixtures of the browser tests: one server and one Chromium a session, one notebook a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser
+
+from .jupyter import CHROMIUM, Notebook, Server, chromium, serve
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder carries the mark `browser`; without a Chromium it is skipped."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if CHROMIUM is None:
+                item.add_marker(pytest.mark.skip(reason="no chromium on this machine"))
+
+
+@pytest.fixture(scope="session")
+def jupyter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A JupyterLab server for the session."""
+    with serve(tmp_path_factory.mktemp("jupyter")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium for the session."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_notebook(jupyter_server: Server, browser: Browser) -> Iterator[Callable[..., Notebook]]:
+    """A factory: `open_notebook(["cell", ...], width=1280)` opens a notebook, closed after the test."""
+    opened: list[Notebook] = []
+
+    def open_(cells: list[str] | Path, **options: int | bool) -> Notebook:
+        opened.append(jupyter_server.open(browser, cells, **options))
+        return opened[-1]
+
+    yield open_
+    for notebook in opened:
+        notebook.close()
