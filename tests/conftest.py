@@ -1,4 +1,4 @@
-"""What many tests share: the starter model, loaded once a session, and tiny local models that cost nothing."""
+"""What many tests share: the starter model, loaded once a session, and tiny local models that cost little."""
 
 from __future__ import annotations
 
