@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
+
+__all__ = [
+    "bar",
+    "chip",
+    "duration",
+    "error_box",
+    "escape",
+    "heading",
+    "muted",
+    "note",
+    "prose",
+    "state_chip",
+]
 
 _STATES = {
     "queued": "wait",
@@ -37,6 +51,11 @@ def note(text: str, look: str = "off") -> str:
     return f'<div class="ftk-note ftk-{look}" role="status">{escape(text)}</div>'
 
 
+def prose(text: str) -> str:
+    """A docstring as HTML: what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def muted(text: str) -> str:
     """A sentence in the quiet colour."""
     return f'<div class="ftk-muted">{escape(text)}</div>'
@@ -50,6 +69,28 @@ def error_box(message: str, advice: str = "", traceback: str = "") -> str:
     if traceback:
         parts.append(f"<details><summary>Traceback</summary><pre>{escape(traceback)}</pre></details>")
     return f'<div class="ftk-error" role="alert">{"".join(parts)}</div>'
+
+
+def bar(parts: list[tuple[float, str, str]], label: str, value: float | None = None) -> str:
+    """A horizontal bar.
+
+    Parameters
+    ----------
+    parts
+        (share of the whole from 0 to 1, look, text on hover) of each piece, from the left.
+    label
+        What the bar says, for people who do not see it.
+    value
+        Share that is done, for a progress bar.
+    """
+    role = 'role="img"'
+    if value is not None:
+        role = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * value:.0f}"'
+    pieces = ""
+    for share, look, text in parts:
+        width = 100 * min(max(share, 0.0), 1.0)
+        pieces += f'<span class="ftk-{look}" style="width:{width:.2f}%" title="{escape(text)}"></span>'
+    return f'<div class="ftk-bar" {role} aria-label="{escape(label)}">{pieces}</div>'
 
 
 def duration(seconds: float | None) -> str:

@@ -1,0 +1,73 @@
+"""What the panels have in common: the theme, a workspace, and the way on to the next panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from ftkit.ui import front, host
+from ftkit.ui.workspace import Workspace
+
+
+class Panel(widgets.VBox):
+    """A panel of the Lab that also stands alone in a cell.
+
+    Parameters
+    ----------
+    workspace
+        What it shares with other panels; a new one when left out.
+    """
+
+    def __init__(self, workspace: Workspace | None = None) -> None:
+        self.workspace = workspace or Workspace()
+        super().__init__()
+        self.add_class("ftk-panel")
+
+    def __repr__(self) -> str:
+        recipe = self.workspace.recipe
+        return f"{type(self).__name__}(model={recipe.model.source!r}, data={recipe.data.source!r})"
+
+    def fill(self, children: Sequence[widgets.Widget]) -> None:
+        """Put the panel's contents below the theme."""
+        self.children = (front.theme(), *children)
+
+    def shown(self) -> None:
+        """Called by the Lab when the panel comes to the front."""
+
+
+def card(*children: widgets.Widget) -> widgets.VBox:
+    """A framed part of a panel."""
+    box = widgets.VBox(list(children))
+    box.add_class("ftk-card")
+    return box
+
+
+def row(*children: widgets.Widget) -> widgets.Box:
+    """Things beside each other, wrapping where there is no room."""
+    box = widgets.Box(list(children))
+    box.add_class("ftk-row")
+    return box
+
+
+def button(text: str, tooltip: str, on_click: Any = None, **traits: Any) -> widgets.Button:
+    """A button with text and tooltip."""
+    made = widgets.Button(description=text, **traits)
+    host.set_tooltip(made, tooltip)
+    if on_click is not None:
+        made.on_click(lambda _: on_click())
+    return made
+
+
+def leads_to(workspace: Workspace, tab: str, text: str) -> widgets.Box:
+    """The way on: a button to the next panel, seen only inside a Lab."""
+    box = widgets.Box([button(text, f"Open the {tab} panel", lambda: workspace.set_trait("tab", tab))])
+    box.add_class("ftk-foot")
+
+    def follow(_: Any) -> None:
+        box.layout.display = None if workspace.guided else "none"
+
+    follow(None)
+    workspace.observe(follow, "guided")
+    return box
