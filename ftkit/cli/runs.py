@@ -1,0 +1,56 @@
+"""`ftkit runs`: the runs in a folder, as a table."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from ftkit.cli.console import out, printable
+
+if TYPE_CHECKING:
+    from ftkit.runs import Run
+
+_COLOURS = {
+    "finished": "green",
+    "failed": "red",
+    "interrupted": "red",
+    "running": "cyan",
+    "stopped": "yellow",
+}
+
+
+def runs(folder: Path) -> int:
+    """List the runs in `folder`, newest first."""
+    from ftkit.runs import list_runs
+
+    found = list_runs(folder)
+    if not found:
+        out.print(f"There are no runs in {escape(str(folder))}. Start one: [bold]ftkit demo[/]")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "state", "model", "data", "method"):
+        table.add_column(name)
+    for name in ("step", "eval loss"):
+        table.add_column(name, justify="right")
+    table.add_column("started")
+    for run in found:
+        table.add_row(*_row(run))
+    out.print(table)
+    return 0
+
+
+def _row(run: Run) -> list[str]:
+    recipe, progress = run.recipe, run.progress
+    events = run.events()
+    losses = [event["loss"] for event in events if event["kind"] == "eval" and event["loss"] is not None]
+    started = datetime.fromtimestamp(events[0]["time"]).strftime("%Y-%m-%d %H:%M") if events else ""
+    colour = _COLOURS.get(run.status)
+    state = f"[{colour}]{run.status}[/]" if colour else run.status
+    plain = [run.path.name, recipe.model.source, recipe.data.source, recipe.method.type]
+    name, model, data, method = (escape(printable(text)) for text in plain)
+    steps = f"{progress.step or 0}/{progress.total_steps or '?'}"
+    return [name, state, model, data, method, steps, f"{losses[-1]:.4f}" if losses else "", started]
