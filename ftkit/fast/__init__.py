@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Kernels chosen by probing, each with a plain reference that tests hold it to."""

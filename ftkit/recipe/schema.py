@@ -196,7 +196,9 @@ class Recipe(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise RecipeError(_explain(error), "Change the field named above; the rest is as you left it.") from None
+            raise RecipeError(
+                _explain(error), "Change the field named above; the rest is as you left it."
+            ) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -205,7 +207,9 @@ class Recipe(Section):
         if not isinstance(values, dict):
             return values
         key = {"model": "source", "data": "source", "method": "type", "objective": "type"}
-        values = {name: {key[name]: v} if isinstance(v, str) and name in key else v for name, v in values.items()}
+        values = {
+            name: {key[name]: v} if isinstance(v, str) and name in key else v for name, v in values.items()
+        }
         for name, default in (("method", "lora"), ("objective", "sft")):
             if isinstance(values.get(name), dict):
                 values[name] = {"type": default} | values[name]
@@ -214,7 +218,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         if self.objective.type == "pretraining" and self.data.system_prompt is not None:
-            raise ValueError("data.system_prompt has no place in objective 'pretraining': plain text has no turns")
+            raise ValueError(
+                "data.system_prompt has no place in objective 'pretraining': plain text has no turns"
+            )
         return self
 
     def replace(self, changes: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:
@@ -236,7 +242,11 @@ class Recipe(Section):
         for name, section in sections.items():
             old = values.get(name)
             new = section.model_dump() if isinstance(section, Section) else section
-            merge = isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type")
+            merge = (
+                isinstance(old, dict)
+                and isinstance(new, dict)
+                and new.get("type", old.get("type")) == old.get("type")
+            )
             values[name] = {**old, **new} if merge and isinstance(old, dict) else new
         for path, value in (changes or {}).items():
             *parents, last = path.split(".")
@@ -272,7 +282,9 @@ def _explain(error: ValidationError) -> str:
     """Every problem of a pydantic error on a line of its own: path, what is wrong, the value given."""
     lines = []
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"] if part not in {"lora", "full", "sft", "pretraining"})
+        path = ".".join(
+            str(part) for part in problem["loc"] if part not in {"lora", "full", "sft", "pretraining"}
+        )
         what = problem["msg"].removeprefix("Value error, ")
         given = "" if problem["type"] in {"value_error", "missing"} else f" (given: {problem['input']!r:.80})"
         lines.append(f"{path or 'recipe'}: {what}{given}")

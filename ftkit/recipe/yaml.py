@@ -31,7 +31,11 @@ def from_yaml(source: str | Path) -> Recipe:
     """
     from ftkit.recipe.schema import Recipe
 
-    is_text = isinstance(source, str) and ("\n" in source or ":" in source) and not source.endswith((".yaml", ".yml"))
+    is_text = (
+        isinstance(source, str)
+        and ("\n" in source or ":" in source)
+        and not source.endswith((".yaml", ".yml"))
+    )
     where = "the YAML text" if is_text else str(source)
     return Recipe(**_mapping(str(source) if is_text else _read(Path(source)), where))
 
@@ -40,7 +44,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe at {path}.", "Check the path, or save one with Recipe.to_yaml().") from None
+        raise RecipeError(
+            f"There is no recipe at {path}.", "Check the path, or save one with Recipe.to_yaml()."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe {path} cannot be read: {error}") from None
 

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Objectives: pure functions of per-token log-probabilities."""

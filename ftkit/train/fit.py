@@ -1,0 +1,156 @@
+"""A Recipe carried out: data, model, adapter, tokens, training, saving. All it learns goes to the Sink."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.data import Dataset, Template, encode_all, load
+from ftkit.recipe import Recipe
+from ftkit.train.protocol import Control, Sink, Stopped
+
+if TYPE_CHECKING:
+    from ftkit.models.load import LoadedModel
+
+Publish = Callable[["LoadedModel"], None]
+
+
+def fit(
+    recipe: Recipe,
+    folder: Path,
+    sink: Sink,
+    control: Control,
+    publish: Publish,
+    resume_from: Path | None = None,
+) -> None:
+    """Carry out `recipe` in `folder`.
+
+    Parameters
+    ----------
+    folder
+        The run folder; `checkpoints/` and `adapter/` or `model/` are written into it.
+    publish
+        Called with the live model before the first step, so that others can use it between steps.
+    resume_from
+        A checkpoint folder to continue from, or None.
+
+    Raises
+    ------
+    FtkitError
+        When the data, the model or the training cannot go on; with advice.
+    Stopped
+        When the person stopped before the first step.
+    """
+    progress = _Stages(sink, control)
+    progress("Reading the data", None)
+    dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
+    progress("Loading the training libraries", None)
+    from ftkit.models.adapters import apply_method
+    from ftkit.models.load import load_model
+
+    loaded = load_model(recipe.model, recipe.compute, progress=progress)
+    progress("Turning the rows into tokens", None)
+    template = Template(loaded.tokenizer, system_prompt=recipe.data.system_prompt)
+    train_rows, eval_rows = _tokens(dataset, template, recipe, sink, progress)
+    progress("Preparing the model", None)
+    _seed(recipe.training.seed)
+    apply_method(loaded, recipe.method)
+    if recipe.compute.gradient_checkpointing:
+        loaded.model.enable_input_require_grads()
+
+    from ftkit.fast.logprobs import choose
+    from ftkit.train.trainer import FtkitTrainer, run_trainer
+
+    way = choose(loaded.model, fast=recipe.compute.fast)
+    if recipe.compute.fast and not way.packed:
+        sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
+    sink.emit("environment", facts=_environment(loaded, way.reason))
+    trainer = FtkitTrainer(loaded, way, train_rows, eval_rows, recipe, folder, sink, control)
+    progress("Training", None)
+    publish(loaded)
+    run_trainer(trainer, resume_from)
+    progress.quietly("Saving", None)
+    _save(loaded, template, recipe, folder)
+
+
+def output_folder(recipe: Recipe, folder: Path) -> Path:
+    """Where the result of `recipe` is saved inside its run folder."""
+    return folder / ("adapter" if recipe.method.type != "full" else "model")
+
+
+class _Stages:
+    """Progress of the preparation as events; a place where Pause and Stop take effect."""
+
+    def __init__(self, sink: Sink, control: Control) -> None:
+        self.sink = sink
+        self.control = control
+
+    def __call__(self, text: str, fraction: float | None = None) -> None:
+        self.control.checkpoint()
+        if self.control.stopping:
+            raise Stopped
+        self.quietly(text, fraction)
+
+    def quietly(self, text: str, fraction: float | None) -> None:
+        self.sink.emit("stage", text=text, fraction=fraction)
+
+
+def _tokens(
+    dataset: Dataset, template: Template, recipe: Recipe, sink: Sink, progress: _Stages
+) -> tuple[list, list]:
+    limits: dict[str, Any] = {"objective": recipe.objective, "max_length": recipe.data.max_length}
+    train = encode_all(dataset.train, template, too_long=recipe.data.too_long, progress=progress, **limits)
+    held_out = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
+    evaluation = (
+        encode_all(held_out, template, too_long="drop", progress=progress, **limits) if held_out else None
+    )
+    refused = (*dataset.refused, *train.refused)
+    if refused:
+        first = "; ".join(f"row {refusal.row}: {refusal.reason}" for refusal in refused[:3])
+        sink.emit("note", level="warning", text=f"{len(refused)} rows are left out ({first}).")
+    sink.emit(
+        "plan",
+        train_rows=len(train.rows),
+        eval_rows=len(evaluation.rows) if evaluation else 0,
+        train_tokens=train.tokens,
+        trained_tokens=train.trained_tokens,
+        refused=[asdict(refusal) for refusal in refused[:100]],
+    )
+    return train.rows, evaluation.rows if evaluation else []
+
+
+def _seed(seed: int) -> None:
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
+def _save(loaded: LoadedModel, template: Template, recipe: Recipe, folder: Path) -> None:
+    from ftkit.models.adapters import save_adapter
+
+    target = output_folder(recipe, folder)
+    with loaded.gate.turn("saving"):
+        save_adapter(loaded, target)
+    loaded.tokenizer.save_pretrained(target)
+    template.save(target)
+
+
+def _environment(loaded: LoadedModel, fast: str) -> dict[str, Any]:
+    packages = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets")
+    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        "fast": fast,
+        "model_source": loaded.source.describe(),
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "trainable_parameters": trainable,
+    }

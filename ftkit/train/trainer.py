@@ -1,0 +1,259 @@
+"""transformers' Trainer over ftkit's batches, losses, events and turns.
+
+Trainer brings the schedules, the checkpoints, accelerate and the optimizers; what is replaced is the loss
+(per-token log-probabilities), the evaluation (a mean over tokens, not over batches), and the reporting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ftkit.data.batches import PackedCollator, PaddedCollator
+from ftkit.data.encode import Encoded
+from ftkit.errors import RunError
+from ftkit.fast.logprobs import IGNORED, LogProbs
+from ftkit.models.load import LoadedModel
+from ftkit.recipe import Recipe
+from ftkit.train.objectives.likelihood import negative_log_likelihood
+from ftkit.train.protocol import Control, Sink
+
+_OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+
+
+class FtkitTrainer(Trainer):
+    """A Trainer whose loss comes from `LogProbs` and whose steps take turns with other users of the model."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        logprobs: LogProbs,
+        rows: list[Encoded],
+        eval_rows: list[Encoded],
+        recipe: Recipe,
+        folder: Path,
+        sink: Sink,
+        control: Control,
+    ) -> None:
+        self.gate = loaded.gate
+        self.logprobs = logprobs
+        self.sink = sink
+        self.wishes = control
+        self.tokens_seen = 0
+        collator: Callable[..., dict[str, torch.Tensor]] = (
+            PackedCollator() if logprobs.packed else PaddedCollator(loaded.tokenizer.pad_token_id)
+        )
+        super().__init__(
+            model=loaded.model,
+            args=_arguments(recipe, loaded, len(rows), bool(eval_rows), folder),
+            data_collator=collator,
+            train_dataset=rows,
+            eval_dataset=eval_rows or None,
+            callbacks=[_Reporter(self, sink, control)],
+        )
+        self.model_accepts_loss_kwargs = True
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean over the trained tokens of the whole optimizer step."""
+        labels = inputs["labels"]
+        self.tokens_seen += _useful_tokens(inputs)
+        trained = num_items_in_batch if num_items_in_batch is not None else (labels[:, 1:] != IGNORED).sum()
+        loss = negative_log_likelihood(self.logprobs(model, inputs), trained)
+        return (loss, None) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss over the held-out rows' trained tokens, in nats; other users get turns in between."""
+        started = time.perf_counter()
+        model = self.model
+        total, count = 0.0, 0
+        was_training = model.training
+        for batch in self.get_eval_dataloader():
+            if self.wishes.stopping:
+                return {}
+            with self.gate.turn("evaluation"), torch.no_grad():
+                model.eval()
+                logprobs = self.logprobs(model, self._prepare_inputs(batch))
+                total -= logprobs.sum().item()
+                count += len(logprobs)
+                model.train(was_training)
+        loss = total / max(count, 1)
+        seconds = time.perf_counter() - started
+        self.sink.emit(
+            "eval",
+            step=self.state.global_step,
+            epoch=self.state.epoch or 0.0,
+            loss=loss,
+            seconds=seconds,
+        )
+        metrics = {"eval_loss": loss}
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Reporter(TrainerCallback):
+    """Trainer's moments as events, the person's wishes as its control flags, one turn of the gate a step."""
+
+    def __init__(self, trainer: FtkitTrainer, sink: Sink, control: Control) -> None:
+        self.trainer = trainer
+        self.sink = sink
+        self.wishes = control
+        self.process = psutil.Process()
+        self.turn: AbstractContextManager[Any] | None = None
+        self.step_started = 0.0
+        self.step_tokens = 0
+        self.tokens_per_second = 0.0
+        self.busy = 0.0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.turn = self.trainer.gate.turn("training")
+        self.turn.__enter__()
+        self.step_started = time.perf_counter()
+        self.step_tokens = self.trainer.tokens_seen
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        seconds = time.perf_counter() - self.step_started
+        self.busy += seconds
+        self.tokens_per_second = (self.trainer.tokens_seen - self.step_tokens) / seconds
+        self.release()
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        self.sink.emit(
+            "train",
+            step=state.global_step,
+            epoch=state.epoch or 0.0,
+            loss=loss,
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+            tokens=self.trainer.tokens_seen,
+            tokens_per_second=self.tokens_per_second,
+            memory_gb=self.process.memory_info().rss / 1e9,
+            gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
+            elapsed=self.busy,
+        )
+        if not math.isfinite(loss):
+            raise RunError(
+                f"The loss became {loss} at step {state.global_step}.",
+                f"Lower training.learning_rate (now {args.learning_rate:g}) to a third and start again; "
+                "the last checkpoint before this step is whole.",
+            )
+        self.wishes.checkpoint()
+        if self.wishes.stopping:
+            control.should_training_stop = True
+            control.should_save = True
+            control.should_evaluate = False
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.sink.emit(
+            "checkpoint", step=state.global_step, path=f"checkpoints/checkpoint-{state.global_step}"
+        )
+
+    def release(self) -> None:
+        """Let the next user of the model have its turn; also called when training ends in an error."""
+        if self.turn is not None:
+            self.turn.__exit__(None, None, None)
+            self.turn = None
+
+
+def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
+    """Train to the end, to a stop, or to an error; the gate is free afterwards in each case."""
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, _Reporter):
+                callback.release()
+
+
+def total_steps(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    training = recipe.training
+    if training.max_steps is not None:
+        return training.max_steps
+    batches = math.ceil(rows / training.batch_size)
+    return max(1, math.ceil(max(batches // training.gradient_accumulation_steps, 1) * training.epochs))
+
+
+def _useful_tokens(inputs: dict[str, torch.Tensor]) -> int:
+    mask = inputs.get("attention_mask")
+    return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+
+
+def _arguments(
+    recipe: Recipe, loaded: LoadedModel, rows: int, has_eval: bool, folder: Path
+) -> TrainingArguments:
+    training = recipe.training
+    steps = total_steps(recipe, rows)
+    evaluates = has_eval and training.evals > 0
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_checkpointing=recipe.compute.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.lr_scheduler,
+        warmup_steps=math.ceil(training.warmup * steps),
+        optim=_OPTIMIZERS[training.optimizer],
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=max(1, math.ceil(steps / training.evals)) if evaluates else None,
+        eval_on_start=evaluates,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / (training.checkpoints + 1))),
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=training.seed,
+        data_seed=training.seed,
+        use_cpu=loaded.device == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=loaded.device != "cpu",
+        disable_tqdm=True,
+        report_to=[],
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a packed batch is one row: DataParallel cannot split it
+    return arguments
