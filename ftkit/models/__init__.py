@@ -1,1 +1,33 @@
-"""Placeholder."""
+"""Models: find, fetch, load, adapt; what they need of memory and what the machine has.
+
+Importing this package loads neither torch nor transformers; its functions do when they need them.
+"""
+
+from ftkit.models.adapters import (
+    ParameterCount,
+    apply_method,
+    base_model,
+    count_parameters,
+    load_adapter,
+    save_adapter,
+)
+from ftkit.models.device import Device, probe
+from ftkit.models.gate import Gate
+from ftkit.models.load import LoadedModel, load_model
+from ftkit.models.source import ModelSource, resolve
+
+__all__ = [
+    "Device",
+    "Gate",
+    "LoadedModel",
+    "ModelSource",
+    "ParameterCount",
+    "apply_method",
+    "base_model",
+    "count_parameters",
+    "load_adapter",
+    "load_model",
+    "probe",
+    "resolve",
+    "save_adapter",
+]

@@ -1,0 +1,192 @@
+"""Load a model and its tokenizer from a Recipe: any causal language model with safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftkit.errors import ModelError
+from ftkit.models.cache import Progress, silent
+from ftkit.models.device import Device, probe
+from ftkit.models.gate import Gate
+from ftkit.models.quiet import quiet
+from ftkit.models.source import ModelSource, resolve
+from ftkit.recipe import Compute, Model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, its tokenizer, and the gate through which everybody takes turns with it.
+
+    Attributes
+    ----------
+    model
+        A transformers model; a `PeftModel` around it once an adapter is on.
+    device
+        "cpu" or "cuda".
+    dtype
+        Precision of the weights: "float32" or "bfloat16".
+    method
+        How it has been made trainable: "none", "lora" or "full".
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    source: ModelSource
+    device: str
+    dtype: str
+    gate: Gate = field(default_factory=Gate)
+    method: Literal["none", "lora", "full"] = "none"
+
+
+def load_model(
+    config: Model, compute: Compute, *, adapter: Path | None = None, progress: Progress | None = None
+) -> LoadedModel:
+    """Load the model that a Recipe names, ready to talk or to be trained.
+
+    Parameters
+    ----------
+    config, compute
+        The Recipe's sections.
+    adapter
+        Folder of an adapter to put on, for talking; it is not trained on.
+    progress
+        Told what happens; may raise to cancel.
+
+    Raises
+    ------
+    ModelError
+        Where the model cannot be had or read, or the device is not there.
+    """
+    tell = progress or silent
+    device = pick_device(compute)
+    source = resolve(config, offline=compute.offline, progress=tell, thorough=True)
+    tell(f"Loading {source.name}", None)
+    with quiet():
+        import torch
+
+        dtype = pick_dtype(compute, device)
+        if device.kind == "cpu":
+            torch.set_num_threads(compute.threads or device.cores)
+        tokenizer = _tokenizer(source, config)
+        model = _model(source, config, getattr(torch, dtype))
+        try:
+            model.to(device.kind)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"{source.name} does not fit into the {device.free_gb:.1f} GB that are free on {device.name}.",
+                "Choose a smaller model, or compute.device cpu.",
+            ) from None
+        _settle_special_tokens(model, tokenizer)
+        model.eval()
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype)
+    if adapter is not None:
+        from ftkit.models.adapters import load_adapter
+
+        load_adapter(loaded, adapter)
+    return loaded
+
+
+def pick_device(compute: Compute) -> Device:
+    """The device to run on.
+
+    Raises
+    ------
+    ModelError
+        Where CUDA is asked for and there is none.
+    """
+    device = probe(compute.device)
+    if compute.device == "cuda" and device.kind != "cuda":
+        raise ModelError(
+            "The recipe asks for a CUDA GPU, and torch finds none on this machine.",
+            "Set compute.device to auto or cpu; or install a torch build for CUDA and NVIDIA's driver.",
+        )
+    return device
+
+
+def pick_dtype(compute: Compute, device: Device) -> Literal["float32", "bfloat16"]:
+    """Precision of the weights: bfloat16 only where the hardware computes in it, unless asked for."""
+    if compute.dtype != "auto":
+        return compute.dtype
+    return "bfloat16" if device.native_bf16 else "float32"
+
+
+def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # noqa: BLE001 (tokenizer files fail in as many ways as there are libraries)
+        raise _unreadable(source, "tokenizer", error) from error
+
+
+def _model(source: ModelSource, config: Model, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=dtype,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except MemoryError:
+        raise ModelError(f"{source.name} does not fit into memory.", "Choose a smaller model.") from None
+    except Exception as error:  # noqa: BLE001 (configurations and weights fail in as many ways as there are models)
+        raise _unreadable(source, "model", error) from error
+
+
+def _unreadable(source: ModelSource, what: str, error: Exception) -> ModelError:
+    text = str(error).strip()
+    first = text.splitlines()[0][:300] if text else type(error).__name__
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{source.name} needs Python code that comes with it.",
+            "Read that code; if you trust it, set model.trust_remote_code.",
+        )
+    if "Unrecognized configuration class" in text or "model type" in text:
+        return ModelError(
+            f"{source.name} is not a causal language model that the installed transformers knows: {first}",
+            "Choose a decoder model (Llama, Qwen, Gemma, SmolLM...), or update transformers.",
+        )
+    if what == "tokenizer":
+        advice = "Copy the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
+    else:
+        advice = "The files may be damaged or cut short: fetch or copy the model again."
+    return ModelError(f"The {what} of {source.name} cannot be read from {source.path}: {first}", advice)
+
+
+def _settle_special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make tokenizer and model agree on padding and on where a reply ends.
+
+    Padding is never trained on and never attended to, so the end token may serve where there is no other.
+    """
+    if tokenizer.pad_token_id is None:
+        known = tokenizer.get_vocab()
+        names = (
+            "<|finetune_right_pad_id|>",
+            "<pad>",
+            "[PAD]",
+            "<|pad|>",
+            tokenizer.eos_token,
+            "<|endoftext|>",
+            "</s>",
+        )
+        tokenizer.pad_token = next((name for name in names if name in known), None) or next(iter(known))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return
+    generation.pad_token_id = tokenizer.pad_token_id
+    ends = generation.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        generation.eos_token_id = [*ends, tokenizer.eos_token_id] if ends else tokenizer.eos_token_id

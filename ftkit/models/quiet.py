@@ -1,0 +1,43 @@
+"""Import transformers and call it without its progress bars and advice reaching the notebook.
+
+Bars that a worker thread prints land in whatever cell ran last. Reasons to stop are raised as errors; what is
+left is silenced for the length of the call, and the person's own settings come back after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+
+_ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+
+def prepare_environment() -> None:
+    """Settings that the Hugging Face libraries read once, when they are first imported; yours come first."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Call transformers without bars, warnings and advice."""
+    prepare_environment()
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
