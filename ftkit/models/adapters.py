@@ -60,7 +60,7 @@ def _with_lora(loaded: LoadedModel, method: LoRA) -> Any:
         targets = method.target_modules
         settings = LoraConfig(
             r=method.rank,
-            lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft only multiplies with it
+            lora_alpha=method.alpha,
             lora_dropout=method.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
             use_rslora=method.use_rslora,
@@ -73,7 +73,7 @@ def _with_lora(loaded: LoadedModel, method: LoRA) -> Any:
         except ValueError as error:
             names = ", ".join(linear_names(loaded.model))
             raise ModelError(
-                f"LoRA cannot be put on {method.target_modules!r} of {loaded.source.name}: {str(error)[:200]}",
+                f"LoRA cannot go on {method.target_modules!r} of {loaded.source.name}: {str(error)[:200]}",
                 f"Its linear layers are {names}; `all-linear` takes them all.",
             ) from None
     _name_base(model, loaded)

@@ -83,7 +83,7 @@ def fault(folder: Path, *, thorough: bool = False) -> str | None:
 
 @contextlib.contextmanager
 def exclusive(name: str, progress: Progress = silent) -> Iterator[None]:
-    """Hold the cache's lock of this name: of several processes (or threads), one works and the others wait."""
+    """Hold the cache's lock of this name: of several processes (or threads), one works, the others wait."""
     from filelock import FileLock, Timeout
 
     folder = root() / "locks"

@@ -62,9 +62,10 @@ def convert_apart(gguf: Path, folder: Path, progress: Progress, text: str) -> No
             lines = output.read().decode(errors="replace").strip().splitlines()
             killed = " It was ended from outside, most likely for want of memory." if code < 0 else ""
             raise ModelError(
-                f"{gguf.name} could not be read as a model.{killed} The reader says: {lines[-1] if lines else code}",
-                "Check that the file is whole and of an architecture that transformers reads from GGUF, or use "
-                "the model's safetensors instead.",
+                f"{gguf.name} could not be read as a model.{killed} The reader says: "
+                f"{lines[-1] if lines else code}",
+                "Check that the file is whole and of an architecture that transformers reads from GGUF; or "
+                "use the model's safetensors.",
             )
 
 
@@ -77,7 +78,7 @@ def convert(gguf: Path, folder: Path) -> None:
     options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     unpack: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):
-        # Newer releases keep the weights packed where they have a kernel for it; packed weights cannot be trained.
+        # Newer releases keep weights packed where they have a kernel for them; packed ones cannot be trained.
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet():
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **options, **unpack)

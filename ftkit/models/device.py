@@ -54,7 +54,8 @@ def probe(kind: Literal["auto", "cpu", "cuda"] = "auto") -> Device:
     Parameters
     ----------
     kind
-        "auto" takes a CUDA GPU where there is one. "cuda" without one gives the processor: `load_model` says so.
+        "auto" takes a CUDA GPU where there is one. "cuda" without one
+        gives the processor: `load_model` says so.
     """
     if kind != "cpu":
         gpu = _gpu()

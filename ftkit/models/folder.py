@@ -100,7 +100,7 @@ def _check_weights(folder: Path, weights: list[Path]) -> None:
     missing = missing_weights(folder)
     if missing:
         raise ModelError(
-            f"{folder} is not whole: {', '.join(missing[:4])} {'is' if len(missing) == 1 else 'are'} missing.",
+            f"{folder} is not whole: it lacks {', '.join(missing[:4])}.",
             "Download or copy the model again.",
         )
     for file in weights:
@@ -122,7 +122,7 @@ def _refusal(path: Path, weights: bool) -> ModelError:
         advice = (
             f"Its model is in {whole}."
             if whole.is_dir()
-            else "It holds an adapter: talk to it with `ftkit.attach`, or start from the model that it was trained on."
+            else "It holds an adapter: talk to it with `ftkit.attach`, or start from its base model."
         )
         return ModelError(f"{path} is the folder of an ftkit run, not of a model.", advice)
     if (path / "adapter_config.json").is_file():
@@ -148,7 +148,8 @@ def _refusal(path: Path, weights: bool) -> ModelError:
 
 def _pickled(file: Path) -> ModelError:
     return ModelError(
-        f"{file.name} in {file.parent} is a pickled file. Reading it runs whatever code is in it, so ftkit does not.",
-        "Use a version of the model with safetensors. If you trust the file, convert it once: load the model with "
-        "transformers and write it with `save_pretrained`.",
+        f"{file.name} in {file.parent} is a pickled file. Reading it runs whatever code is in it; "
+        "ftkit does not.",
+        "Use a version of the model with safetensors. If you trust the file, convert it once: load the model "
+        "with transformers and write it with `save_pretrained`.",
     )

@@ -114,14 +114,14 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
     except errors.GatedRepoError:
         raise ModelError(
             f"{repo} asks you to accept its terms before you may use it.",
-            "Accept them on the model's page of the Hub, then give your access token: `hf auth login`, or the "
-            "environment variable HF_TOKEN.",
+            "Accept them on the model's page of the Hub, then give your access token: `hf auth login`, "
+            "or the environment variable HF_TOKEN.",
         ) from None
     except errors.RepositoryNotFoundError:
         raise ModelError(
             f"The Hub has no model {repo!r}, or it is private.",
-            "Check the spelling. For a private model, give your access token: `hf auth login`, or the environment "
-            "variable HF_TOKEN.",
+            "Check the spelling. For a private model, give your access token: `hf auth login`, or the "
+            "environment variable HF_TOKEN.",
         ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(
@@ -147,10 +147,10 @@ def _readable(files: list[str], repo: str) -> None:
         return
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in files):
         raise ModelError(
-            f"{repo} has its weights as pickled files only (.bin or the like). Reading those runs whatever code is in "
-            "them, so ftkit does not.",
-            "Look for a version of the model with safetensors, or for a revision that a bot of the Hub converted "
-            "(model.revision: refs/pr/1).",
+            f"{repo} has its weights as pickled files only (.bin or the like). Reading those runs whatever "
+            "code is in them; ftkit does not.",
+            "Look for a version of the model with safetensors, or for a revision that a bot of the Hub "
+            "converted (model.revision: refs/pr/1).",
         )
     found = [name for name in files if name.endswith(".gguf")]
     if found:
@@ -165,7 +165,7 @@ def _readable(files: list[str], repo: str) -> None:
 
 def _bar(progress: Progress, repo: str) -> type:
     """A tqdm class that tells `progress` about bytes instead of drawing anything."""
-    from tqdm.std import tqdm
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
 
     class Bar(tqdm):
         # tqdm's monitor would draw from a thread of its own, where a cancelling callback has nobody to tell.

@@ -79,7 +79,7 @@ def load_model(
             model.to(device.kind)
         except torch.OutOfMemoryError:
             raise ModelError(
-                f"{source.name} does not fit into the {device.free_gb:.1f} GB that are free on {device.name}.",
+                f"{source.name} does not fit into the {device.free_gb:.1f} GB free on {device.name}.",
                 "Choose a smaller model, or compute.device cpu.",
             ) from None
         _settle_special_tokens(model, tokenizer)
@@ -123,7 +123,7 @@ def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=config.trust_remote_code, local_files_only=True
         )
-    except Exception as error:  # noqa: BLE001 (tokenizer files fail in as many ways as there are libraries)
+    except Exception as error:
         raise _unreadable(source, "tokenizer", error) from error
 
 
@@ -140,7 +140,7 @@ def _model(source: ModelSource, config: Model, dtype: torch.dtype) -> Any:
         )
     except MemoryError:
         raise ModelError(f"{source.name} does not fit into memory.", "Choose a smaller model.") from None
-    except Exception as error:  # noqa: BLE001 (configurations and weights fail in as many ways as there are models)
+    except Exception as error:
         raise _unreadable(source, "model", error) from error
 
 

@@ -151,14 +151,14 @@ def _from_hub(config: Model, offline: bool, tell: Progress) -> ModelSource:
         if offline:
             raise ModelError(
                 f"{name} is not on this machine, and this is an offline run.",
-                "Turn offline off (compute.offline, HF_HUB_OFFLINE) so that it can be fetched, or choose `starter` or "
-                "a local folder.",
+                "Turn offline off (compute.offline, HF_HUB_OFFLINE) so that it can be fetched, or choose "
+                "`starter` or a local folder.",
             )
         if not hub.reachable(tell):
             raise ModelError(
                 f"{name} is not on this machine, and the Hugging Face Hub cannot be reached.",
-                "Check the network. If you meant a folder, give its path (./name). The starter model needs no Hub: "
-                "choose `starter`.",
+                "Check the network. If you meant a folder, give its path (./name). The starter model "
+                "needs no Hub: choose `starter`.",
             )
         found = hub.fetch(name, config.revision, tell, code=code)
     return ModelSource(name, "hub", found, name, revision=_commit(found))

