@@ -11,20 +11,26 @@ from ftkit.models.adapters import (
     load_adapter,
     save_adapter,
 )
+from ftkit.models.catalog import CATALOG, CatalogEntry
 from ftkit.models.device import Device, probe
+from ftkit.models.estimate import MemoryEstimate, estimate
 from ftkit.models.gate import Gate
 from ftkit.models.load import LoadedModel, load_model
 from ftkit.models.source import ModelSource, resolve
 
 __all__ = [
+    "CATALOG",
+    "CatalogEntry",
     "Device",
     "Gate",
     "LoadedModel",
+    "MemoryEstimate",
     "ModelSource",
     "ParameterCount",
     "apply_method",
     "base_model",
     "count_parameters",
+    "estimate",
     "load_adapter",
     "load_model",
     "probe",

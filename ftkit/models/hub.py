@@ -5,9 +5,11 @@ Only safetensors, tokenizer and configuration files are fetched. Pickled weights
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,29 @@ def _answers(endpoint: str) -> bool:
         return False
 
 
+def config_file(repo: str, revision: str | None, progress: Progress, *, offline: bool) -> Path:
+    """The model's config.json, from the Hub's cache or fetched by itself.
+
+    Raises
+    ------
+    ModelError
+        Where it cannot be had.
+    """
+    prepare_environment()
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if isinstance(found, str):
+        return Path(found)
+    if offline or not reachable(progress):
+        why = "this is an offline run" if offline else "the Hub cannot be reached"
+        raise ModelError(
+            f"{repo} is not on this machine, and {why}.", "Connect to the network, or choose `starter`."
+        )
+    with _explained(repo, revision):
+        return Path(hf_hub_download(repo, "config.json", revision=revision, etag_timeout=10))
+
+
 def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = False) -> Path:
     """Download a model (what the Hub's cache lacks of it) and return its folder.
 
@@ -99,9 +124,9 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
         Where there is no such model, it may not be read, or it comes without safetensors.
     """
     prepare_environment()
-    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    try:
+    with _explained(repo, revision):
         progress(f"Asking the Hub for {repo}", None)
         info = HfApi().model_info(repo, revision=revision, timeout=15)
         _readable([file.rfilename for file in info.siblings or []], repo)
@@ -111,6 +136,16 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
             allow_patterns=_patterns(code),
             tqdm_class=_bar(progress, repo),
         )
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def _explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the errors of the Hub's library into ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError:
         raise ModelError(
             f"{repo} asks you to accept its terms before you may use it.",
@@ -134,7 +169,6 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
             f"{repo} could not be fetched from the Hub: {type(error).__name__}: {str(error)[:200]}",
             "Try again: what has come is kept. Check the network and the space on the disk.",
         ) from None
-    return Path(folder)
 
 
 def _patterns(code: bool) -> list[str]:

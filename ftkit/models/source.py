@@ -88,7 +88,7 @@ def resolve(
     path = Path(text).expanduser()
     if path.exists():
         return _local(text, path, tell)
-    if _looks_like_path(text) or not _HUB_ID.fullmatch(text):
+    if not looks_like_hub_id(text):
         raise folder.not_found(text)
     if difflib.get_close_matches(text, ["starter"], cutoff=0.7):
         raise ModelError(f"There is no model {text!r}.", "Did you mean `starter`?")
@@ -169,11 +169,7 @@ def _commit(snapshot: Path) -> str | None:
     return snapshot.name if re.fullmatch(r"[0-9a-f]{40}", snapshot.name) else None
 
 
-def _looks_like_path(text: str) -> bool:
-    return (
-        text.startswith((".", "/", "~"))
-        or "\\" in text
-        or text.count("/") > 1
-        or text.endswith((".gguf", ".safetensors", ".bin", "/"))
-        or bool(re.match(r"[A-Za-z]:", text))
-    )
+def looks_like_hub_id(text: str) -> bool:
+    """Whether a source that is no file on this machine is written like a Hub id rather than like a path."""
+    path_like = text.startswith((".", "/", "~")) or text.endswith((".gguf", ".safetensors", ".bin"))
+    return not path_like and _HUB_ID.fullmatch(text) is not None

@@ -1,0 +1,178 @@
+"""The sizes of a decoder, read from its config.json alone: parameters, linear layers, heads, words.
+
+It knows the shapes that nearly every open model has (Llama, Mistral, Qwen, Gemma, Phi-3, SmolLM; GPT-2, OPT
+and NeoX; mixtures of experts) under the names their configurations use. Norms and biases of other kinds are
+left out: they are far below the accuracy of what is estimated from these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PLAIN_MLP = {
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "gpt_bigcode",
+    "opt",
+    "bloom",
+    "falcon",
+    "phi",
+    "starcoder2",
+    "codegen",
+    "mpt",
+}
+"""Model types whose feed-forward part has two matrices rather than three (no gate)."""
+_TIED_BY_DEFAULT = {
+    "gpt2",
+    "gpt_neo",
+    "opt",
+    "bloom",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma3",
+    "mpt",
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A kind of linear layer: its size, and how many there are in one decoder layer."""
+
+    inputs: int
+    outputs: int
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a decoder.
+
+    Attributes
+    ----------
+    layers, hidden_size, heads, vocab_size
+        As in its configuration.
+    tied
+        Whether the output head is the embedding.
+    linears
+        Linear layers of one decoder layer by the last part of their name.
+    positions
+        Rows of a learned position embedding; 0 where positions are rotary.
+    """
+
+    layers: int
+    hidden_size: int
+    heads: int
+    vocab_size: int
+    tied: bool
+    linears: Mapping[str, Linear]
+    positions: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once."""
+        layer = (
+            sum(one.inputs * one.outputs * one.count for one in self.linears.values()) + 2 * self.hidden_size
+        )
+        words = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.layers * layer + words + (self.positions + 1) * self.hidden_size
+
+    def adapter_parameters(self, rank: int, target_modules: str | tuple[str, ...]) -> int:
+        """Parameters of a LoRA of this rank; 0 where no linear layer has one of the names."""
+        return self.layers * sum(
+            rank * (one.inputs + one.outputs) * one.count
+            for name, one in self.linears.items()
+            if target_modules == "all-linear" or name in target_modules
+        )
+
+    @property
+    def width(self) -> int:
+        """Inputs and outputs of one layer's linear layers, summed: about what a token leaves behind."""
+        return sum((one.inputs + one.outputs) * min(one.count, 2) for one in self.linears.values())
+
+
+def read(config: Mapping[str, Any]) -> Architecture | None:
+    """The architecture of a config.json; None where it does not say what a decoder's must."""
+    inner = config.get("text_config")
+    if isinstance(inner, Mapping):
+        config = {**inner, "tie_word_embeddings": _tied(config, inner)}
+    kind = str(config.get("model_type", ""))
+    hidden = _first(config, "hidden_size", "n_embd", "d_model")
+    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
+    vocabulary = _first(config, "vocab_size")
+    if not (hidden and layers and heads and vocabulary):
+        return None
+    groups = _first(config, "num_key_value_heads") or heads
+    size = _first(config, "head_dim") or hidden // heads
+    inner_size = (
+        _first(config, "intermediate_size", "n_inner", "ffn_dim", "moe_intermediate_size") or 4 * hidden
+    )
+    experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts")
+    return Architecture(
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        vocab_size=vocabulary,
+        tied=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT or "gpt" in kind)),
+        linears=_linears(kind, hidden, heads * size, groups * size, inner_size, experts, config),
+        positions=(_first(config, "n_positions", "max_position_embeddings") or 0)
+        if kind in {"gpt2", "opt"}
+        else 0,
+    )
+
+
+def _linears(
+    kind: str, hidden: int, queries: int, keys: int, inner: int, experts: int, config: Mapping[str, Any]
+) -> dict[str, Linear]:
+    if kind == "gpt2":
+        positions = (_positions(kind, config),)
+        return {
+            "c_attn": Linear(hidden, 3 * hidden),
+            "attn.c_proj": Linear(hidden, hidden),
+            "c_fc": Linear(hidden, inner),
+            "c_proj": Linear(inner, hidden),
+        }
+    linears = {
+        "q_proj": Linear(hidden, queries),
+        "k_proj": Linear(hidden, keys),
+        "v_proj": Linear(hidden, keys),
+        "o_proj": Linear(queries, hidden),
+    }
+    if kind.startswith("phi3"):
+        fused = {"qkv_proj": Linear(hidden, queries + 2 * keys), "o_proj": Linear(queries, hidden)}
+        return {**fused, "gate_up_proj": Linear(hidden, 2 * inner), "down_proj": Linear(inner, hidden)}
+    if kind in _PLAIN_MLP:
+        return {**linears, "up_proj": Linear(hidden, inner), "down_proj": Linear(inner, hidden)}
+    if experts:
+        inner = _first(config, "moe_intermediate_size") or inner
+    count = experts or 1
+    return {
+        **linears,
+        "gate_proj": Linear(hidden, inner, count),
+        "up_proj": Linear(hidden, inner, count),
+        "down_proj": Linear(inner, hidden, count),
+    }
+
+
+def _tied(config: Mapping[str, Any], inner: Mapping[str, Any]) -> bool:
+    default = str(config.get("model_type", "")) in _TIED_BY_DEFAULT
+    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", default)))
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these fields that is a number above zero; 0 where none is."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
+
+
+def _positions(kind: str, config: Mapping[str, Any]) -> int:
+    return _first(config, "n_positions", "max_position_embeddings") if kind in {"gpt2", "opt"} else 0

@@ -1,0 +1,258 @@
+"""How much memory a fine-tune will need, beside what is free: before anything is loaded, without torch.
+
+The factors are fitted to peaks measured with the starter model on a CPU (batches of 8 x 100 to 4 x 512
+tokens, both precisions, LoRA and full): the estimates lie between the measured peak and a quarter above.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ftkit.errors import ModelError
+from ftkit.models import architecture, folder, hub
+from ftkit.models.architecture import Architecture
+from ftkit.models.cache import silent
+from ftkit.models.device import Device, probe
+from ftkit.models.source import looks_like_hub_id
+from ftkit.recipe import LoRA, Model, Recipe
+
+Verdict = Literal["fits", "tight", "will not fit", "unknown"]
+
+_RUNTIME_GB = 0.6
+"""Python, torch, transformers and the panels; on a GPU, CUDA's own context."""
+_BUFFERS_GB = 0.45
+"""Slices of logits, buffers of the matrix kernels and what the allocator keeps for later."""
+_KEPT = {"lora": 1.6, "full": 0.8}
+"""Values kept for the backward pass, per value that goes into or comes out of a linear layer."""
+_SCORES = 4.5
+"""Copies of a row's attention scores that the CPU way keeps."""
+_SCORES_UP_TO = 512
+"""Longer rows use a kernel that keeps no scores."""
+_OPTIMIZER_BYTES = {"adamw": 8.0, "adafactor": 0.1, "sgd": 0.0}
+"""Bytes of optimizer state for each trained parameter."""
+_COMFORT = 0.75
+"""Up to this share of the free memory a fine-tune fits with room to spare."""
+_STARTER_ROWS = {"starter:extract": 70, "starter:persona": 70}
+"""Mean length of the starter sets' rows, in tokens, on the high side."""
+_UNKNOWN_ROWS = 256
+"""Tokens of a row where nothing is known of the data."""
+
+_STARTER_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a fine-tune will need. Sizes are in 10^9 bytes.
+
+    Attributes
+    ----------
+    peak_gb
+        The most that is needed at once; None where it cannot be known.
+    parts
+        What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations, buffers and
+        logits.
+    free_gb, total_gb
+        Memory of the device.
+    verdict
+        "fits", "tight", "will not fit" or "unknown".
+    device
+        What it would run on.
+    reason
+        The verdict in a sentence, with what was assumed.
+    parameters, trainable
+        Of the model; None where they cannot be known.
+    """
+
+    peak_gb: float | None
+    parts: Mapping[str, float]
+    free_gb: float
+    total_gb: float
+    verdict: Verdict
+    device: Device
+    reason: str
+    parameters: int | None = None
+    trainable: int | None = None
+
+
+def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate:
+    """Estimate the memory that a Recipe needs, from the model's configuration alone.
+
+    A Hub model that is not on this machine costs a request or two for its config.json: call this outside the
+    thread that serves the panels.
+
+    Parameters
+    ----------
+    recipe
+        The fine-tune.
+    row_tokens
+        Mean length of the training rows, where the data has been looked at already.
+    """
+    device = probe(recipe.compute.device)
+    try:
+        found = find_architecture(recipe.model, offline=recipe.compute.offline)
+    except ModelError as error:
+        return _unknown(device, error.message)
+    if found is None:
+        return _unknown(device, "Its config.json does not say how large the model is.")
+    if recipe.compute.device == "cuda" and device.kind != "cuda":
+        return _unknown(device, "The recipe asks for a CUDA GPU, and there is none on this machine.")
+    tokens = row_tokens or _STARTER_ROWS.get(recipe.data.source) or _UNKNOWN_ROWS
+    tokens = min(tokens, recipe.data.max_length)
+    trainable = _trainable(found, recipe)
+    parts = _parts(found, recipe, device, tokens, trainable)
+    peak = sum(parts.values())
+    verdict = _verdict(peak, device.free_gb)
+    known = "" if row_tokens or recipe.data.source in _STARTER_ROWS else ", a guess until the data is read"
+    reason = (
+        f"About {peak:.1f} GB of the {device.free_gb:.1f} GB that are free on {device.name}: "
+        f"{_WORDS[verdict]} Counted with {recipe.training.batch_size} rows of {tokens} tokens{known}."
+    )
+    if verdict in {"tight", "will not fit"}:
+        reason += f" {_advice(parts, recipe)}"
+    return MemoryEstimate(
+        peak, parts, device.free_gb, device.memory_gb, verdict, device, reason, found.parameters, trainable
+    )
+
+
+_WORDS: Mapping[Verdict, str] = {
+    "fits": "it fits.",
+    "tight": "tight, other programs may push it over.",
+    "will not fit": "it will not fit.",
+}
+
+
+def find_architecture(model: Model, *, offline: bool = False) -> Architecture | None:
+    """Sizes of the model that a Recipe names, without its weights.
+
+    Raises
+    ------
+    ModelError
+        Where its configuration cannot be had.
+    """
+    if model.source == "starter":
+        return architecture.read(_STARTER_CONFIG)
+    path = Path(model.source).expanduser()
+    if path.exists():
+        gguf = folder.gguf_or_none(path)
+        return _of_gguf(gguf) if gguf else _of_file(path / "config.json")
+    if not looks_like_hub_id(model.source):
+        raise folder.not_found(model.source)
+    return _of_file(hub.config_file(model.source, model.revision, silent, offline=offline or hub.offline()))
+
+
+def _of_file(path: Path) -> Architecture | None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "Copy the model's config.json again.") from None
+    return architecture.read(config) if isinstance(config, dict) else None
+
+
+@functools.lru_cache(maxsize=8)
+def _of_gguf(path: Path) -> Architecture | None:
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(path).fields
+    except (OSError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} cannot be read as GGUF: {error}", "Download or copy it again.") from None
+    kind = str(fields["general.architecture"].contents()) if "general.architecture" in fields else ""
+
+    def number(key: str) -> Any:
+        field = fields.get(f"{kind}.{key}")
+        return field.contents() if field is not None else None
+
+    words = fields.get("tokenizer.ggml.tokens")
+    config = {
+        "model_type": kind,
+        "hidden_size": number("embedding_length"),
+        "intermediate_size": number("feed_forward_length"),
+        "num_hidden_layers": number("block_count"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "head_dim": number("attention.key_length"),
+        "num_experts": number("expert_count"),
+        "vocab_size": number("vocab_size") or (len(words.data) if words is not None else None),
+        "tie_word_embeddings": True,
+    }
+    return architecture.read(config)
+
+
+def _trainable(found: Architecture, recipe: Recipe) -> int:
+    method = recipe.method
+    if isinstance(method, LoRA):
+        return found.adapter_parameters(method.rank, method.target_modules)
+    return found.parameters
+
+
+def _parts(
+    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int
+) -> dict[str, float]:
+    method, training, compute = recipe.method.type, recipe.training, recipe.compute
+    half = compute.dtype == "bfloat16" or (compute.dtype == "auto" and device.native_bf16)
+    # Full fine-tuning keeps and computes in float32.
+    size = 2 if half and method != "full" else 4
+    batch = training.batch_size * row_tokens
+    scores = 0.0
+    if device.kind == "cpu":
+        scores = _SCORES * found.heads * min(row_tokens, _SCORES_UP_TO)
+    one_layer = batch * size * (_KEPT[method] * found.width + scores)
+    activations = found.layers * one_layer
+    if compute.gradient_checkpointing:
+        activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
+    parts = {
+        "runtime": _RUNTIME_GB * 1e9,
+        "weights": found.parameters * size,
+        "adapter": trainable * 4 if method == "lora" else 0,
+        "gradients": trainable * 4,
+        "optimizer": trainable * _OPTIMIZER_BYTES[training.optimizer],
+        "activations": activations,
+        "buffers": _BUFFERS_GB * 1e9,
+        # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
+        "logits": 0 if compute.fast else batch * found.vocab_size * (2 * size + 8),
+    }
+    return {name: value / 1e9 for name, value in parts.items() if value}
+
+
+def _verdict(peak_gb: float, free_gb: float) -> Verdict:
+    if peak_gb <= _COMFORT * free_gb:
+        return "fits"
+    return "tight" if peak_gb <= free_gb else "will not fit"
+
+
+def _advice(parts: Mapping[str, float], recipe: Recipe) -> str:
+    """What would help most."""
+    passing = parts["activations"] + parts.get("logits", 0.0)
+    if passing > parts["weights"] + parts["gradients"] + parts.get("optimizer", 0.0):
+        if recipe.training.batch_size > 1:
+            return "A smaller batch_size helps most; gradient_accumulation_steps makes up for it."
+        if not recipe.compute.gradient_checkpointing:
+            return "gradient_checkpointing helps most."
+        return "A shorter max_length helps most."
+    return "LoRA needs far less." if recipe.method.type == "full" else "A smaller model helps most."
+
+
+def _unknown(device: Device, why: str) -> MemoryEstimate:
+    return MemoryEstimate(
+        None,
+        {},
+        device.free_gb,
+        device.memory_gb,
+        "unknown",
+        device,
+        f"The memory cannot be estimated. {why}",
+    )
