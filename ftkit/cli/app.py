@@ -147,8 +147,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("extra", nargs="*", metavar="-- OPTION", help="options for JupyterLab itself, after --")
 
-    sub = command("run", _run, "Train by a recipe.")
-    sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    sub = command("run", _run, "Train by a recipe, or go on with a run that was stopped.")
+    sub.add_argument(
+        "recipe", type=Path, help="the recipe, a YAML file; or the folder of a run, to go on where it stopped"
+    )
     sub.add_argument(
         "--set",
         type=_assignment,

@@ -40,15 +40,12 @@ def chat(
 
     run = find_run(name, folder)
     chosen = Sampling(**sampling)
-    if system_prompt is None:
-        system_prompt = run.recipe.data.system_prompt
+    session = ChatSession(run, system_prompt=system_prompt, sampling=chosen)
     with err.status("Loading the model") as status:
-        loaded = run.open_model(progress=lambda text, _fraction: status.update(escape(printable(text))))
-    session = ChatSession(loaded, system_prompt=system_prompt, sampling=chosen)
-    if mode not in session.modes:
-        raise FtkitError(
-            f"{run.path.name} has no {mode!r} to talk to.", f"It has: {', '.join(session.modes)} (--mode)."
-        )
+        session.load(lambda text, _fraction: status.update(escape(printable(text))))
+    reason = session.why_not(mode)
+    if reason:
+        raise FtkitError(reason, f"Give --mode {' or '.join(session.modes)}.")
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (line editing and history for input(); absent on Windows)
@@ -94,7 +91,10 @@ class _Terminal:
         self._speaker = None
         try:
             with self._ctrl_c_ends_the_reply():
-                self._session.send(text, mode=self._mode, on_piece=self._show)
+                # `both` side by side has no place in a terminal: one after the other.
+                for which in ("base", "adapter") if self._mode == "both" else (self._mode,):
+                    if self._session.send(text, mode=which, on_piece=self._show)[which].stopped:
+                        break
         except FtkitError as error:
             show_error(error)
         print(flush=True)
@@ -124,8 +124,7 @@ class _Terminal:
         elif name == "mode":
             out.print(f"There is: {', '.join(self._session.modes)}.")
         elif name == "system":
-            self._session.system_prompt = argument or None
-            self._session.clear()
+            self._session.system_prompt = argument
             out.print(
                 "System prompt set; the conversation starts again." if argument else "No system prompt now."
             )

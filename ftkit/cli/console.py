@@ -9,8 +9,8 @@ from rich.markup import escape
 
 from ftkit.errors import FtkitError
 
-out = Console(highlight=False)
-err = Console(highlight=False, stderr=True)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def show_error(error: FtkitError) -> None:
@@ -18,6 +18,8 @@ def show_error(error: FtkitError) -> None:
     err.print(f"[bold red]error:[/] {escape(printable(error.message))}")
     if error.advice:
         err.print(escape(printable(error.advice)))
+    if error.__cause__ is not None and not isinstance(error.__cause__, FtkitError):
+        err.print("Give --debug to see the traceback.", style="dim")
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 QUICK_STEPS = 4
 QUICK_ROWS = 8
+
+_TITLES = {"seen_form: yes": "sentence forms seen in training", "seen_form: no": "sentence forms never seen"}
 
 
 def demo(
@@ -54,6 +55,7 @@ def demo(
     """
     from ftkit.data import load
     from ftkit.runs import start
+    from ftkit.runs.folder import RunFolder
 
     begun = time.perf_counter()
     recipe = demo_recipe(folder=folder, model=model, quick=quick, offline=offline)
@@ -71,9 +73,8 @@ def demo(
     before, after = _evaluate(loaded, held_out)
     seconds = {"evaluation_seconds": time.perf_counter() - evaluated, "seconds": time.perf_counter() - begun}
     report = make_report(run, loaded, before, after, seconds)
-    _write(run.path / "report.json", report)
-    _show_sample(before, after)
-    _show_scores(before, after)
+    RunFolder(run.path).write_json("report.json", report)
+    _show(report)
     out.print(f"Report: {escape(str(run.path / 'report.json'))}")
     out.print(f"Talk to both models: [bold]ftkit chat {escape(str(run.path))} --mode both[/]")
     print(result_line(report))
@@ -106,17 +107,16 @@ def make_room(path: Path) -> None:
     """
     from ftkit.runs import attach
 
+    elsewhere = "Move it away, or give another folder with --folder."
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise RunError(
-            f"{path} is not a run's folder.", "Move it away, or give another folder with --folder."
-        )
-    if not path.exists() or not any(path.iterdir()):
+        raise RunError(f"{path} is not a run's folder.", elsewhere)
+    if not path.exists():
+        return
+    if not any(path.iterdir()):
+        path.rmdir()
         return
     if not all((path / name).is_file() for name in ("recipe.yaml", "events.jsonl")):
-        raise RunError(
-            f"{path} holds something that is not a run of ftkit's.",
-            "Move it away, or give another folder with --folder.",
-        )
+        raise RunError(f"{path} holds something that is not a run of ftkit's.", elsewhere)
     if attach(path).active:
         raise RunError(
             f"A run is going on in {path}.", "Wait for it to end, or give another folder with --folder."
@@ -132,32 +132,30 @@ def make_report(
     Returns
     -------
     dict
-        `tokens_per_second` is over the whole training, evaluations of the loss left out; `peak_memory_gb` the
-        most that the process held at any time, or the GPU where the model is on one (GB of 1e9 bytes);
-        `seconds` the whole demo, of which `training_seconds` and `evaluation_seconds`.
+        What `ftkit.evaluate.before_after` says, and: `tokens_per_second` over all training steps, evaluations
+        of the loss left out; `peak_memory_gb` the most that the process held at any time, or the GPU where
+        the model is on one (GB of 1e9 bytes); `seconds` the whole demo, of which `training_seconds` (steps
+        alone) and `evaluation_seconds`.
     """
+    from ftkit.evaluate import before_after
+
     steps = [event for event in run.events() if event["kind"] == "train"]
-    environment = run.path / "environment.json"
+    elapsed = steps[-1]["elapsed"] if steps else 0.0
     gpu = max((step["gpu_memory_gb"] or 0.0 for step in steps), default=0.0)
     process = peak_process_gb()
     return {
-        "exact_match_before": before.score,
-        "exact_match_after": after.score,
-        "held_out_rows": len(after.rows),
-        "tokens_per_second": _tokens_per_second(steps),
-        "peak_memory_gb": gpu if loaded.device.startswith("cuda") else process,
+        **before_after(before, after),
+        "tokens_per_second": steps[-1]["tokens"] / elapsed if elapsed else 0.0,
+        "peak_memory_gb": gpu if loaded.device != "cpu" else process,
         "peak_process_memory_gb": process,
-        "peak_gpu_memory_gb": gpu or None,
+        "peak_gpu_memory_gb": gpu if loaded.device != "cpu" else None,
         **seconds,
-        "training_seconds": steps[-1]["elapsed"] if steps else 0.0,
+        "training_seconds": elapsed,
+        "training_steps": len(steps),
         "model_source": loaded.source.describe(),
-        "by_before": before.by,
-        "by_after": after.by,
         "before_is": "the trained model with its adapter switched off: the weights it started from",
-        "device": loaded.device,
-        "dtype": loaded.dtype,
+        "environment": run.facts,
         "recipe": run.recipe.model_dump(mode="json"),
-        "environment": json.loads(environment.read_text()) if environment.exists() else None,
     }
 
 
@@ -198,46 +196,25 @@ def _evaluate(loaded: LoadedModel, held_out: Sequence[Example]) -> tuple[Evaluat
     return before, after
 
 
-def _tokens_per_second(steps: Sequence[dict[str, Any]]) -> float:
-    """Tokens of all logged steps over the time they took."""
-    timed = [(step["tokens"], step["tokens_per_second"]) for step in steps if step["tokens_per_second"]]
-    seconds = sum(tokens / speed for tokens, speed in timed)
-    return sum(tokens for tokens, _ in timed) / seconds if seconds else 0.0
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps(known | report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _show_sample(before: Evaluation, after: Evaluation) -> None:
-    """One held-out row: of an unseen sentence form and learned, where there is one."""
-
-    def told(index: int) -> tuple[bool, bool]:
-        learned = after.rows[index]["correct"] and not before.rows[index]["correct"]
-        return learned, not after.rows[index]["extra"].get("seen_form", False)
-
-    best = max(range(len(after.rows)), key=told)
-    row = after.rows[best]
+def _show(report: dict[str, Any]) -> None:
+    """One held-out row before and after, and the scores by sentence form."""
     table = Table.grid(padding=(0, 2))
-    for name, text in (
-        ("sentence", row["prompt"]),
-        ("expected", row["expected"]),
-        ("before", before.rows[best]["got"]),
-        ("after", row["got"]),
-    ):
-        table.add_row(f"[bold]{name}[/]", escape(printable(str(text))))
+    for name, key in (("sentence", "prompt"), ("expected",) * 2, ("before",) * 2, ("after",) * 2):
+        table.add_row(f"[bold]{name}[/]", escape(printable(report["sample"][key])))
     out.print("\nA held-out row", style="bold")
     out.print(table)
 
-
-def _show_scores(before: Evaluation, after: Evaluation) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("exact match", "before", "after"):
+    for name in ("exact match", "rows", "before", "after"):
         table.add_column(name, justify="left" if name == "exact match" else "right")
-    table.add_row("all held-out rows", f"{before.score:.2f}", f"{after.score:.2f}")
-    for name in after.by:
-        table.add_row(name, f"{before.by[name]:.2f}", f"{after.by[name]:.2f}")
+    every = {
+        "before": report["exact_match_before"],
+        "after": report["exact_match_after"],
+        "rows": report["held_out_rows"],
+    }
+    for name, part in {"all held-out rows": every, **report["by"]}.items():
+        title = _TITLES.get(name, name)
+        table.add_row(title, str(part["rows"]), f"{part['before']:.2f}", f"{part['after']:.2f}")
     out.print()
     out.print(table)
     out.print()

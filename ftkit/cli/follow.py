@@ -61,12 +61,7 @@ def report_stop(run: Run) -> int:
         out.print(f"What it had learned is saved. Talk to it: [bold]ftkit chat {escape(str(run.path))}[/]")
     else:
         out.print("It had not trained a step yet, so there is nothing to talk to.")
-    recipe = run.path / "recipe.yaml"
-    if recipe.exists():
-        out.print(
-            "Going on where a run stopped is not in this version yet. "
-            f"Train again from the start: [bold]ftkit run {escape(str(recipe))}[/]"
-        )
+    out.print(f"Go on where it stopped: [bold]ftkit run {escape(str(run.path))}[/]")
     return INTERRUPTED
 
 
@@ -126,7 +121,8 @@ class _News:
             if kind == "train":
                 self.loss = event.get("loss", self.loss)
             elif kind == "eval":
-                self.say(f"step {event['step']}: eval loss {event['loss']:.4f}")
+                loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
+                self.say(f"step {event['step']}: eval loss {loss}")
             elif kind == "note":
                 self.say(("Warning: " if event.get("level") == "warning" else "") + event["text"])
 

@@ -1,32 +1,60 @@
-"""`ftkit run`: train by a recipe."""
+"""`ftkit run`: train by a recipe, or go on with a run that was stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ftkit.cli.console import out
 from ftkit.cli.follow import follow, report_stop
+from ftkit.errors import RunError
 from ftkit.recipe import Recipe
 
+if TYPE_CHECKING:
+    from ftkit.runs import Run
 
-def run(recipe: Path, changes: Sequence[tuple[str, Any]]) -> int:
-    """Train by the recipe in a file, with some fields changed, and show it until it ends.
 
-    The changes are made one after the other, so that `method=lora` may come before `method.rank=8`.
+def run(what: Path, changes: Sequence[tuple[str, Any]]) -> int:
+    """Train, show it until it ends, and return the exit status.
+
+    Parameters
+    ----------
+    what
+        A recipe's YAML file, or the folder of a run to go on with.
+    changes
+        Fields of the recipe to change, made one after the other, so that `method=lora` may come before
+        `method.rank=8`.
     """
-    wanted = Recipe.from_yaml(recipe)
-    for field, value in changes:
-        wanted = wanted.replace({field: value})
-
-    from ftkit.runs import start
-
-    started = start(wanted)
+    started = _resume(what, changes) if what.is_dir() else _start(what, changes)
     out.print(f"Run folder: {escape(str(started.path))}")
     if not follow(started):
         return report_stop(started)
     out.print(f"[green]Finished.[/] Talk to it: [bold]ftkit chat {escape(str(started.path))}[/]")
     return 0
+
+
+def _start(path: Path, changes: Sequence[tuple[str, Any]]) -> Run:
+    recipe = Recipe.from_yaml(path)
+    for field, value in changes:
+        recipe = recipe.replace({field: value})
+
+    from ftkit.runs import start
+
+    return start(recipe)
+
+
+def _resume(folder: Path, changes: Sequence[tuple[str, Any]]) -> Run:
+    from ftkit.runs import attach
+
+    stopped = attach(folder)
+    if changes:
+        raise RunError(
+            f"{folder} is a run: its recipe is what it is.",
+            f"Leave --set out to go on with it, or start a new run from {folder / 'recipe.yaml'}.",
+        )
+    if stopped.active:
+        raise RunError(f"The run {stopped.name} is still {stopped.status}.", "Wait for it to end.")
+    return stopped.resume()
