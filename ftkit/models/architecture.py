@@ -121,9 +121,7 @@ def read(config: Mapping[str, Any]) -> Architecture | None:
         vocab_size=vocabulary,
         tied=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT or "gpt" in kind)),
         linears=_linears(kind, hidden, heads * size, groups * size, inner_size, experts, config),
-        positions=(_first(config, "n_positions", "max_position_embeddings") or 0)
-        if kind in {"gpt2", "opt"}
-        else 0,
+        positions=_positions(kind, config),
     )
 
 
@@ -131,7 +129,7 @@ def _linears(
     kind: str, hidden: int, queries: int, keys: int, inner: int, experts: int, config: Mapping[str, Any]
 ) -> dict[str, Linear]:
     if kind == "gpt2":
-        positions = (_positions(kind, config),)
+        # Both projections back to the hidden size are called c_proj; they are counted as two kinds.
         return {
             "c_attn": Linear(hidden, 3 * hidden),
             "attn.c_proj": Linear(hidden, hidden),

@@ -96,7 +96,8 @@ def build(starter: Starter, progress: Progress, *, offline: bool = False) -> Pat
     from ftkit.models.convert import convert_apart
 
     with cache.exclusive(starter.folder.name, progress):
-        folder, _ = sound(starter)
+        # Thorough: whoever held the lock before may have made it; a damaged one brought us here.
+        folder, _ = sound(starter, thorough=True)
         if folder is not None:
             return folder
         downloads = cache.root() / "downloads"

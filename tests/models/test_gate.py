@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from ftkit.models.gate import Gate
 
 
@@ -54,7 +55,7 @@ def test_chat_gets_the_very_next_turn_of_a_busy_trainer():
             before = len(steps)
             with gate.turn("chat"):
                 between.append(len(steps) - before)
-        # The step in progress when chat asks, and one more that may begin between reading the count and asking.
+        # The step in progress when chat asks; one more may begin between the reading and the asking.
         assert max(between) <= 2
     finally:
         stop.set()
@@ -87,7 +88,9 @@ def test_a_holder_may_take_its_turn_again():
             assert gate.holder == "training"
         assert gate.holder == "training"
         keep: list = []
-        other = threading.Thread(target=lambda: (keep.append(gate.turn("chat")), keep[0].__enter__()), daemon=True)
+        other = threading.Thread(
+            target=lambda: (keep.append(gate.turn("chat")), keep[0].__enter__()), daemon=True
+        )
         other.start()
         _wait_until(lambda: gate.waiting == 1)
     _wait_until(lambda: gate.holder == "chat")
