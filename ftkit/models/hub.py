@@ -132,7 +132,8 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
         _readable([file.rfilename for file in info.siblings or []], repo)
         folder = snapshot_download(
             repo,
-            revision=info.sha or revision,
+            # Not info.sha: only a branch's name is remembered, and found again offline.
+            revision=revision,
             allow_patterns=_patterns(code),
             tqdm_class=_bar(progress, repo),
         )
@@ -201,6 +202,9 @@ def _bar(progress: Progress, repo: str) -> type:
     """A tqdm class that tells `progress` about bytes instead of drawing anything."""
     from tqdm.std import tqdm  # type: ignore[import-untyped]
 
+    # Files come in several threads: a callback that cancels does so in one, and must end them all.
+    cancelled: list[BaseException] = []
+
     class Bar(tqdm):
         # tqdm's monitor would draw from a thread of its own, where a cancelling callback has nobody to tell.
         monitor_interval = 0
@@ -211,9 +215,20 @@ def _bar(progress: Progress, repo: str) -> type:
                 *arguments, **{**options, "disable": False, "file": io.StringIO(), "mininterval": 0.2}
             )
 
-        def display(self, *_: Any, **__: Any) -> None:
+        def refresh(self, *_: Any, **__: Any) -> bool:
+            # tqdm's own holds a lock here that an error would never give back.
+            if cancelled:
+                raise cancelled[0]
             if self.unit == "B" and self.total:
                 text = f"Downloading {repo} {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB"
-                progress(text, min(self.n / self.total, 1.0))
+                try:
+                    progress(text, min(self.n / self.total, 1.0))
+                except BaseException as error:
+                    cancelled.append(error)
+                    raise
+            return True
+
+        def display(self, *_: Any, **__: Any) -> None:
+            pass
 
     return Bar
