@@ -1,0 +1,164 @@
+"""The estimate: parameters counted from a configuration, verdicts, what is unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+
+import pytest
+
+from ftkit.models import CATALOG, device, estimate, probe
+from ftkit.models.architecture import read
+from ftkit.models.estimate import find_architecture
+from ftkit.recipe import Model, Recipe
+
+SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 5000}
+GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 688}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("LlamaConfig", GROUPED),
+        ("LlamaConfig", {**GROUPED, "tie_word_embeddings": True}),
+        ("MistralConfig", GROUPED),
+        ("Qwen2Config", {**GROUPED, "tie_word_embeddings": True}),
+        ("Qwen3Config", {**GROUPED, "head_dim": 64}),
+        ("Gemma3TextConfig", {**GROUPED, "head_dim": 64}),
+        ("Phi3Config", {**GROUPED, "pad_token_id": 0}),
+        ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
+        ("GPT2Config", {"n_embd": 256, "n_layer": 4, "n_head": 8, "vocab_size": 5000}),
+        ("OPTConfig", {**SIZES, "ffn_dim": 1024, "word_embed_proj_dim": 256}),
+    ],
+)
+def test_parameters_are_counted_from_the_configuration(name, settings):
+    import torch
+    import transformers
+
+    config = getattr(transformers, name)(**settings)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = read(json.loads(config.to_json_string(use_diff=False)))
+    assert found is not None
+    assert found.parameters == pytest.approx(model.num_parameters(), rel=0.01)
+
+
+def test_a_configuration_within_another_is_read():
+    inner = {**GROUPED, "model_type": "gemma3_text"}
+    found = read({"model_type": "gemma3", "text_config": inner})
+    assert found is not None
+    assert found.tied
+    assert found.layers == 4
+
+
+def test_what_is_no_decoder_is_not_read():
+    assert read({"model_type": "mystery"}) is None
+
+
+def test_adapter_parameters_are_peft_s_own(tiny_model_folder):
+    from ftkit.models import apply_method, count_parameters, load_model
+    from ftkit.recipe import Compute, LoRA
+
+    folder = tiny_model_folder()
+    for method in (LoRA(rank=8), LoRA(rank=4, target_modules=("q_proj", "down_proj"))):
+        loaded = load_model(Model(source=str(folder)), Compute(device="cpu"))
+        apply_method(loaded, method)
+        found = find_architecture(Model(source=str(folder)))
+        assert found is not None
+        assert (
+            found.adapter_parameters(method.rank, method.target_modules)
+            == count_parameters(loaded.model).trainable
+        )
+
+
+def test_the_starters_sizes_are_known():
+    found = find_architecture(Model())
+    assert found is not None
+    assert found.parameters == 134_515_008
+
+
+def test_a_gguf_file_is_read_without_its_weights(tiny_gguf, tiny_model_folder):
+    from_gguf, from_folder = (
+        find_architecture(Model(source=str(path))) for path in (tiny_gguf, tiny_model_folder())
+    )
+    assert from_gguf is not None
+    assert from_folder is not None
+    assert from_gguf.parameters == from_folder.parameters
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend that so many GB of memory are free."""
+
+    def free(gb, native_bf16=True):
+        here = dataclasses.replace(device._cpu(), native_bf16=native_bf16, memory_gb=gb + 1, free_gb=gb)
+        # The package's name `estimate` is the function; the module of that name is found among the modules.
+        monkeypatch.setattr(sys.modules["ftkit.models.estimate"], "probe", lambda kind: here)
+
+    return free
+
+
+@pytest.mark.parametrize(("gb", "verdict"), [(16, "fits"), (2.5, "tight"), (1.0, "will not fit")])
+def test_verdicts(machine, gb, verdict):
+    machine(gb)
+    answer = estimate(Recipe())
+    assert answer.verdict == verdict
+    assert answer.peak_gb == pytest.approx(sum(answer.parts.values()))
+    assert f"{gb:.1f} GB that are free" in answer.reason
+
+
+# Peaks measured with ftkit's own steps on the starter model, in GB.
+@pytest.mark.parametrize(
+    ("batch", "row", "changes", "measured"),
+    [
+        (8, 100, {}, 2.19),
+        (8, 220, {}, 3.67),
+        (4, 512, {}, 5.92),
+        (8, 220, {"compute.dtype": "float32"}, 6.44),
+        (8, 220, {"compute.fast": False}, 4.16),
+        (8, 220, {"compute.gradient_checkpointing": True}, 1.64),
+        (8, 220, {"method": {"type": "full"}}, 6.06),
+    ],
+)
+def test_the_estimate_is_near_what_was_measured(machine, batch, row, changes, measured):
+    machine(30)
+    recipe = Recipe().replace({"training.batch_size": batch, **changes})
+    answer = estimate(recipe, row_tokens=row)
+    assert 0.95 * measured <= answer.peak_gb <= 1.25 * measured
+
+
+def test_longer_rows_than_the_cut_off_are_not_counted(machine):
+    machine(30)
+    recipe = Recipe(data={"max_length": 128})
+    assert estimate(recipe, row_tokens=4000).peak_gb == estimate(recipe, row_tokens=128).peak_gb
+
+
+def test_what_cannot_be_known_is_said(tmp_path):
+    answer = estimate(Recipe(model=str(tmp_path / "nothing")))
+    assert (answer.verdict, answer.peak_gb) == ("unknown", None)
+    assert "no file or folder" in answer.reason
+    offline = estimate(Recipe(model="some-org/some-model", compute={"offline": True}))
+    assert offline.verdict == "unknown"
+
+
+def test_advice_goes_to_the_largest_part(machine):
+    machine(2)
+    assert "batch_size" in estimate(Recipe(), row_tokens=500).reason
+    assert "LoRA" in estimate(Recipe(method="full", training={"batch_size": 1}), row_tokens=20).reason
+
+
+def test_the_catalog_begins_with_the_starter_and_grows():
+    assert CATALOG[0].source == "starter"
+    sizes = [entry.parameters for entry in CATALOG]
+    assert sizes == sorted(sizes)
+    for entry in CATALOG:
+        Model(source=entry.source)
+
+
+def test_probe_is_cheap_enough_for_a_panel():
+    probe("cpu")
+    start = time.perf_counter()
+    probe("cpu")
+    assert time.perf_counter() - start < 0.05
