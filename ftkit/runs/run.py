@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -36,6 +37,7 @@ class Run:
         self._launch: Launch | None = None
         self._summary = Summary()
         self._opened: LoadedModel | None = None
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {self.status})"
@@ -181,9 +183,10 @@ class Run:
         return importlib.import_module("ftkit.ui.charts").live_chart(self)
 
     def _read(self) -> Summary:
-        for event in self._folder.log.read(self._summary.seen):
-            self._summary.fold(event)
-        return self._summary
+        with self._lock:
+            for event in self._folder.log.read(self._summary.seen):
+                self._summary.fold(event)
+            return self._summary
 
     def _begin(self, resume_from: Path | None) -> None:
         for other in _here.values():

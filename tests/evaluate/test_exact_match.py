@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ftkit.chat import ChatSession, Sampling
-from ftkit.data import Conversation, Message
+from ftkit.data import Conversation, Message, Template
 from ftkit.errors import DataError
 from ftkit.evaluate import before_after, contains_score, exact_match, field_scores
+from ftkit.evaluate.generate import greedy_replies
 from ftkit.evaluate.report import best_sample
 from ftkit.models import LoadedModel
 
@@ -24,8 +24,9 @@ def rows(loaded: LoadedModel) -> list[Conversation]:
     """Four rows, of which the adapted model answers the first two as expected."""
 
     def says(question: str) -> str:
-        sampling = Sampling(max_new_tokens=8, temperature=0)
-        return ChatSession(loaded, sampling=sampling).send(question)["adapter"].text
+        prompt = Template(loaded.tokenizer).prompt_ids([Message("user", question)])
+        ((_, ids),) = greedy_replies(loaded, [prompt], max_new_tokens=8)
+        return str(loaded.tokenizer.decode(ids))
 
     questions = ["Anna needs lamps", "Lisbon", "by Monday", "the quick brown fox"]
     answers = [says(questions[0]) + " \n", says(questions[1]), "something else", ""]

@@ -1,0 +1,76 @@
+"""The chat's widget: transcript, message box, settings. Knows nothing of models; the ChatPanel feeds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anywidget
+import traitlets
+
+from ftkit.errors import FtkitError
+from ftkit.ui import front
+
+_log = logging.getLogger(__name__)
+
+
+class Transcript(anywidget.AnyWidget):
+    """A conversation and what it takes to go on with it. All of its state survives a reload of the page.
+
+    Parameters
+    ----------
+    on_action
+        Called with the name of an action (`send`, `stop`, `clear`, `regenerate`, `mode`, `settings`, `open`)
+        and its fields when a person asks for it. It must return at once; an error it raises is shown.
+    """
+
+    _esm = front.asset("chat/widget.js")
+    _css = front.css("chat/widget.css")
+
+    turns: list[dict[str, Any]] = traitlets.List(traitlets.Dict()).tag(sync=True)
+    """Finished turns: `id`, `user`, `mode`, `replies` (`base`, `adapter`), `error`; or `id` and `note`."""
+    live: dict[str, Any] = traitlets.Dict().tag(sync=True)
+    """The turn that is being answered; empty when none is."""
+    replying = traitlets.Bool(False).tag(sync=True)
+    """Whether a reply is under way."""
+    subject = traitlets.Unicode("").tag(sync=True)
+    """Name of what is talked to; empty: nothing yet."""
+    mode = traitlets.Enum(("base", "adapter", "both"), "adapter").tag(sync=True)
+    """Who answers."""
+    modes: dict[str, str] = traitlets.Dict().tag(sync=True)
+    """Each mode with the reason why it cannot be had, or an empty text."""
+    settings: dict[str, str] = traitlets.Dict().tag(sync=True)
+    """The settings as the fields show them."""
+    note = traitlets.Unicode("").tag(sync=True)
+    """What the run does meanwhile."""
+    status = traitlets.Unicode("").tag(sync=True)
+    """What is being waited for."""
+    fraction = traitlets.Float(-1.0).tag(sync=True)
+    """How far that is; negative where unknown."""
+    suggestions: list[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Messages to try."""
+    runs: list[dict[str, str]] = traitlets.List(traitlets.Dict()).tag(sync=True)
+    """Runs to open: `path`, `name`, `detail`."""
+
+    def __init__(self, on_action: Callable[[str, Mapping[str, Any]], Any], **traits: Any) -> None:
+        super().__init__(**traits)
+        self._on_action = on_action
+        self.on_msg(self._answer)
+
+    def __repr__(self) -> str:
+        return f"Transcript({self.subject!r}, turns={len(self.turns)})"
+
+    def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        """Every message is answered, whatever it asks for."""
+        if not isinstance(content, dict) or "id" not in content:
+            return
+        answer: dict[str, Any] = {"id": content["id"], "ok": True}
+        try:
+            self._on_action(str(content.get("action")), content)
+        except FtkitError as error:
+            answer |= {"ok": False, "error": {"message": error.message, "advice": error.advice}}
+        except Exception as error:  # noqa: BLE001  the person who clicked gets it
+            _log.exception("the chat could not do what was asked")
+            answer |= {"ok": False, "error": {"message": f"{type(error).__name__}: {error}", "advice": ""}}
+        self.send(answer)
