@@ -26,7 +26,7 @@ def rows(loaded: LoadedModel) -> list[Conversation]:
     def says(question: str) -> str:
         prompt = Template(loaded.tokenizer).prompt_ids([Message("user", question)])
         ((_, ids),) = greedy_replies(loaded, [prompt], max_new_tokens=8)
-        return str(loaded.tokenizer.decode(ids))
+        return str(loaded.tokenizer.decode(ids, skip_special_tokens=True))
 
     questions = ["Anna needs lamps", "Lisbon", "by Monday", "the quick brown fox"]
     answers = [says(questions[0]) + " \n", says(questions[1]), "something else", ""]
