@@ -1,0 +1,100 @@
+"""(ids, mask): the one truth of what is trained on. Trainer, preview and checks read these same arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ftkit.data.example import Example, Refusal
+from ftkit.errors import DataError
+from ftkit.recipe import SFT, Objective
+
+if TYPE_CHECKING:
+    from ftkit.data.template import Template
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as tokens: `ids` (n,) int32, `mask` (n,) bool, true where the token is trained on."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    row: int
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """The rows that are trained on, and those left out with the reason."""
+
+    rows: list[Encoded]
+    refused: tuple[Refusal, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens the loss is taken over."""
+        return sum(int(row.mask.sum()) for row in self.rows)
+
+
+def encode_all(
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    objective: Objective,
+    max_length: int,
+    too_long: Literal["drop", "error"],
+    progress: Callable[[str, float | None], None] | None = None,
+) -> EncodedSet:
+    """Encode every example; rows longer than `max_length` tokens are left out or refused.
+
+    Raises
+    ------
+    DataError
+        When no row is left, or a row is too long and `too_long` is "error".
+    """
+    rows: list[Encoded] = []
+    refused: list[Refusal] = []
+    for place, example in enumerate(examples):
+        if progress is not None and place % 64 == 0:
+            progress("Turning the rows into tokens", place / len(examples))
+        encoded = encode(example, template, objective)
+        if len(encoded.ids) > max_length:
+            reason = f"{len(encoded.ids)} tokens, the cut-off is {max_length}"
+            if too_long == "error":
+                raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
+            refused.append(Refusal(example.row, reason))
+        elif not encoded.mask[1:].any():
+            refused.append(Refusal(example.row, "no token of it would be trained"))
+        else:
+            rows.append(encoded)
+    if not rows:
+        first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
+        raise DataError(f"No row can be trained on ({first}).", "Raise data.max_length, or mend the rows.")
+    return EncodedSet(rows, tuple(refused))
+
+
+def encode(example: Example, template: Template, objective: Objective) -> Encoded:
+    """One example under `objective`."""
+    return template.encode(example, objective.train_on if isinstance(objective, SFT) else "all")
+
+
+def preview_tokens(example: Example, template: Template, objective: Objective) -> list[dict[str, Any]]:
+    """The tokens of `encode` for display: `id`, `text`, `trained`, `special`."""
+    encoded = encode(example, template, objective)
+    special = set(template.tokenizer.all_special_ids)
+    return [
+        {
+            "id": token,
+            "text": template.tokenizer.decode([token]),
+            "trained": trained,
+            "special": token in special,
+        }
+        for token, trained in zip(encoded.ids.tolist(), encoded.mask.tolist(), strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""The tokenizer's own chat template: the one truth for training, preview, chat and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftkit.data.encode import Encoded
+from ftkit.data.example import Conversation, Example, Message, PlainText
+from ftkit.errors import TemplateError
+
+
+class Template:
+    """Renders and encodes conversations with a tokenizer's chat template (in transformers' sandbox).
+
+    Parameters
+    ----------
+    tokenizer
+        A fast transformers tokenizer.
+    system_prompt
+        Put before every conversation that has no system message.
+    """
+
+    def __init__(self, tokenizer: Any, *, system_prompt: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+
+    @property
+    def source(self) -> str:
+        """The template's Jinja text."""
+        text = self.tokenizer.chat_template
+        if not isinstance(text, str):
+            raise TemplateError(
+                "The model's tokenizer has no chat template.",
+                "Take an instruct (chat) model, or train on plain text with objective 'pretraining'.",
+            )
+        return text
+
+    def save(self, folder: str | Path) -> None:
+        """Write the template beside a model or adapter, as `chat_template.jinja`; nothing where there is none."""
+        if isinstance(self.tokenizer.chat_template, str):
+            (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        """The conversation as the text that the model sees."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, chat_template=self.source, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"The chat template cannot render this conversation: {error}") from error
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the conversation and the header of the reply to come."""
+        text = self.render(messages, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, example: Example, train_on: str = "assistant") -> Encoded:
+        """Token ids and the mask of trained tokens.
+
+        The whole is tokenised once, so the ids are those of `apply_chat_template`; a token is trained when it
+        starts inside an assistant turn's text, up to that turn's EOS.
+
+        Raises
+        ------
+        TemplateError
+            When the template renders the beginning of a conversation differently once more turns follow.
+        """
+        eos = self.tokenizer.eos_token_id
+        if isinstance(example, PlainText):
+            ids = [*self.tokenizer(example.text)["input_ids"], eos]
+            return Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), example.row)
+        text = self.render(example.messages)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = list(encoding["input_ids"])
+        starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.int64)
+        mask = np.zeros(len(ids), bool)
+        spans = self._assistant_spans(example, text)
+        for start, end in spans[-1:] if train_on == "last" else spans:
+            inside = np.flatnonzero((starts >= start) & (starts < end))
+            ends = [place for place in inside if ids[place] == eos]
+            mask[inside[inside <= ends[-1]] if ends else inside] = True
+        if ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] if mask.any() else 0 :]:
+            ids, mask = [*ids, eos], np.append(mask, True)
+        if train_on == "all":
+            mask = np.ones(len(ids), bool)
+        return Encoded(np.array(ids, np.int32), mask, example.row)
+
+    def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
+        """Where in `text` each assistant turn stands, its closing marks included."""
+        spans = []
+        for place, message in enumerate(example.messages):
+            if message.role != "assistant":
+                continue
+            before = self.render(example.messages[:place], add_generation_prompt=True)
+            through = self.render(example.messages[: place + 1])
+            if not (text.startswith(through) and through.startswith(before)):
+                raise TemplateError(
+                    f"Row {example.row}: the chat template changes earlier turns when later ones follow, "
+                    f"so turn {place} cannot be found exactly.",
+                    "Train on conversations of one exchange, or use another chat template.",
+                )
+            spans.append((len(before), len(through)))
+        return spans
