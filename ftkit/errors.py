@@ -41,7 +41,3 @@ class ModelError(FtkitError):
 
 class RunError(FtkitError):
     """A run that cannot start, or one that failed. `run.wait()` raises it."""
-
-
-class RunStopped(RunError):
-    """Something was asked of a run that had been stopped before it got there."""

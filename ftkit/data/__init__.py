@@ -1,4 +1,4 @@
-"""Rows to tokens: sources, formats, the chat template, masks. Importing it loads neither torch nor transformers."""
+"""Rows to tokens: sources, formats, the chat template, masks. Importing it loads no torch."""
 
 from ftkit.data.dataset import Dataset, load
 from ftkit.data.encode import Encoded, EncodedSet, encode, encode_all, preview_tokens

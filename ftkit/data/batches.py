@@ -1,4 +1,4 @@
-"""Rows to batches: end to end without padding, or padded. The only module of ftkit.data that imports torch."""
+"""Rows to batches: end to end without padding, or padded. Only this module of ftkit.data needs torch."""
 
 from __future__ import annotations
 

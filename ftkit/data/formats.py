@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "assistant"}
 
 
-class Unusable(ValueError):
+class UnusableRowError(ValueError):
     """A row that cannot be an Example; the text says why."""
 
 
@@ -60,7 +60,7 @@ def to_examples(rows: Sequence[Row], known: Format) -> tuple[list[Example], list
             else:
                 _check(content)
                 examples.append(Conversation(content, number, extra))
-        except Unusable as error:
+        except UnusableRowError as error:
             refused.append(Refusal(number, str(error)))
     return examples, refused
 
@@ -68,13 +68,13 @@ def to_examples(rows: Sequence[Row], known: Format) -> tuple[list[Example], list
 def _check(messages: tuple[Message, ...]) -> None:
     for place, message in enumerate(messages):
         if message.role not in ROLES:
-            raise Unusable(f"message {place} has the unknown role {message.role!r:.40}")
+            raise UnusableRowError(f"message {place} has the unknown role {message.role!r:.40}")
         if not message.content.strip():
-            raise Unusable(f"message {place} ({message.role}) is empty")
+            raise UnusableRowError(f"message {place} ({message.role}) is empty")
     if not any(message.role == "assistant" for message in messages):
-        raise Unusable("there is no answer (no assistant message) to learn")
+        raise UnusableRowError("there is no answer (no assistant message) to learn")
     if messages[0].role == "assistant":
-        raise Unusable("it starts with an answer: there is no question before it")
+        raise UnusableRowError("it starts with an answer: there is no question before it")
 
 
 def _text(row: Row, key: str, *, required: bool = False) -> str:
@@ -84,26 +84,26 @@ def _text(row: Row, key: str, *, required: bool = False) -> str:
     if not isinstance(value, str):
         value = str(value)
     if required and not value.strip():
-        raise Unusable(f"{key} is empty")
+        raise UnusableRowError(f"{key} is empty")
     return value
 
 
 def _message(value: Any, role_key: str, content_key: str) -> Message:
     if not isinstance(value, Mapping) or role_key not in value:
-        raise Unusable(f"a message has no {role_key!r}")
+        raise UnusableRowError(f"a message has no {role_key!r}")
     content = value.get(content_key)
     if not isinstance(content, str):
-        raise Unusable(f"the {content_key!r} of a message is not text")
+        raise UnusableRowError(f"the {content_key!r} of a message is not text")
     role = str(value[role_key])
     return Message(_SHAREGPT_ROLES.get(role, role) if role_key == "from" else role, content)
 
 
 def _list(row: Row, key: str) -> Sequence[Any]:
     value = row.get(key)
-    if hasattr(value, "tolist"):
+    if value is not None and hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, (list, tuple)) or not value:
-        raise Unusable(f"{key} is not a list of messages")
+        raise UnusableRowError(f"{key} is not a list of messages")
     return value
 
 
@@ -123,7 +123,7 @@ def _alpaca(row: Row) -> tuple[Message, ...]:
     turns: list[Message] = []
     for pair in earlier:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise Unusable("history is not a list of (question, answer) pairs")
+            raise UnusableRowError("history is not a list of (question, answer) pairs")
         turns += [Message("user", str(pair[0])), Message("assistant", str(pair[1]))]
     answer = Message("assistant", _text(row, "output", required=True))
     return _with_system(row, (*turns, Message("user", prompt), answer))

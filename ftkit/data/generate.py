@@ -1,4 +1,4 @@
-"""Writes the starter sets: `python -m ftkit.data.generate` makes `ftkit/data/starter/*.jsonl` anew, byte for byte.
+"""Writes the starter sets: `python -m ftkit.data.generate` makes `ftkit/data/starter/*.jsonl` anew.
 
 Every row is a conversation in the `messages` format plus columns that say what a held-out row tests.
 """
@@ -29,8 +29,8 @@ def extract_rows(split: str, seed: int = SEED) -> list[Row]:
     Parameters
     ----------
     split
-        `train`, or `held_out`: other names, items and cities, and every second row a sentence form that training
-        never shows (`seen_form` false).
+        `train`, or `held_out`: other names, items and cities, and every second row a sentence form that
+        training never shows (`seen_form` false).
     seed
         The same seed gives the same rows.
     """

@@ -40,7 +40,7 @@ class Template:
         return text
 
     def save(self, folder: str | Path) -> None:
-        """Write the template beside a model or adapter, as `chat_template.jinja`; nothing where there is none."""
+        """Write the template beside a model or adapter, as `chat_template.jinja`, where there is one."""
         if isinstance(self.tokenizer.chat_template, str):
             (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 

@@ -117,7 +117,7 @@ def exact_match(
 def _task(example: Example) -> tuple[Conversation, list[Message], str]:
     """The row, what is asked and what is expected."""
     messages = list(getattr(example, "messages", ()))
-    if len(messages) < 2 or messages[-1].role != "assistant":
+    if not hasattr(example, "messages") or len(messages) < 2 or messages[-1].role != "assistant":
         msg = (
             f"Row {example.row} does not end with an assistant's answer, so there is nothing to compare with."
         )

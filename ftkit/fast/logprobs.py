@@ -23,10 +23,16 @@ IGNORED = -100
 class LogProbs(Protocol):
     """How a batch becomes log-probabilities: (trained tokens of the batch,) float32, in order."""
 
-    packed: bool
-    reason: str
+    @property
+    def packed(self) -> bool:
+        """Whether batches are laid end to end rather than padded."""
 
-    def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor: ...
+    @property
+    def reason(self) -> str:
+        """Why this way was chosen."""
+
+    def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Log-probabilities of the batch's trained tokens."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +109,13 @@ _SCALED_LOGITS = (
 )
 
 
-def _obstacle(base: torch.nn.Module) -> str | None:
+def _obstacle(base: Any) -> str | None:
     """Why the structure of the model rules packing out, or None."""
     name = type(base).__name__
-    config = base.config.get_text_config()  # type: ignore[union-attr]
+    config = base.config.get_text_config()
     if not getattr(base, "_supports_attention_backend", False):
         return f"{name} has an attention of its own"
-    if not isinstance(base.get_output_embeddings(), torch.nn.Linear):  # type: ignore[operator]
+    if not isinstance(base.get_output_embeddings(), torch.nn.Linear):
         return f"{name} has no linear output head"
     scaled = [key for key in _SCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]
     if scaled:

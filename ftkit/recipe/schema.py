@@ -148,7 +148,7 @@ class Compute(Section):
     threads: PositiveInt | None = None
     """CPU threads. Empty: one a core."""
     fast: bool = True
-    """Use ftkit's own kernels where they apply: packed rows without padding, loss over trained tokens only."""
+    """Use ftkit's own kernels where they apply: rows without padding, loss over trained tokens only."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -266,13 +266,13 @@ class Recipe(Section):
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Recipe:
-        """Read a Recipe from a YAML file (a path) or from YAML text (a string with a line break or a colon)."""
+        """Read a Recipe from a YAML file (a path) or from YAML text (with a line break or a colon)."""
         from ftkit.recipe.yaml import from_yaml
 
         return from_yaml(source)
 
     def to_python(self) -> str:
-        """The notebook cell that reproduces this Recipe: only fields that differ from the defaults are named."""
+        """The notebook cell that reproduces this Recipe: only fields off their defaults are named."""
         from ftkit.recipe.code import to_python
 
         return to_python(self)

@@ -111,7 +111,14 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
         axes[f"xaxis{axis}"] = _axis(axis, "x") | {"domain": [left, left + 0.22], "nticks": 4}
         axes[f"yaxis{axis}"] = _axis(axis, "y") | {"domain": [0.0, 0.21], "nticks": 4}
         notes.append(
-            {"text": text, "x": left, "y": 0.235, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}}
+            {
+                "text": text,
+                "x": left,
+                "y": 0.235,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "font": {"size": 12},
+            }
         )
     notes.append({"text": message, "x": 0.5, "y": 0.71, "font": {"size": 15}})
     for note in notes:
@@ -123,7 +130,11 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
         "margin": {"l": 58, "r": 14, "t": 44, "b": 30},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": TEXT, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
+        "font": {
+            "color": TEXT,
+            "size": 12,
+            "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",
+        },
         "title": {"text": plain(title), "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 14}},
         "legend": {
             "orientation": "h",

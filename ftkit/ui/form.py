@@ -43,7 +43,7 @@ def type_label(name: str) -> str:
 
 
 def kind(annotation: Any) -> tuple[Any, bool]:
-    """The plain type of a field (int, float, bool, str, Path, tuple or a Literal), and whether it may be None."""
+    """The plain type of a field (int, float, bool, str, Path, tuple, Literal), and if it may be None."""
     if get_origin(annotation) is Annotated:
         return kind(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):

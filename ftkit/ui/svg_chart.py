@@ -1,6 +1,6 @@
 """The loss chart as a picture in the page: for places where plotly's widget cannot load.
 
-It needs core ipywidgets only, so it also works where the front-end lacks anywidget. Loss and eval loss, no zoom.
+It needs core ipywidgets only, so it works where the front-end lacks anywidget. Loss and eval loss, no zoom.
 """
 
 from __future__ import annotations

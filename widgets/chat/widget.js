@@ -193,6 +193,11 @@ function transcript(model, actions) {
     if (follow) node.scrollTop = node.scrollHeight;
   }
 
+  const size = new ResizeObserver(() => {
+    if (follow) node.scrollTop = node.scrollHeight;
+  });
+  size.observe(node);
+
   return {
     node,
     draw,
@@ -200,6 +205,7 @@ function transcript(model, actions) {
       follow = true;
       node.scrollTop = node.scrollHeight;
     },
+    end: () => size.disconnect(),
   };
 }
 
@@ -414,8 +420,10 @@ function render({ model, el }) {
   toggle.setAttribute("aria-expanded", "false");
   toggle.setAttribute("aria-controls", settings.id);
   const clear = button("Clear", "Clear the conversation", "ftk-chat-quiet", actions.clear);
+  const tools = element("div", "ftk-chat-tools");
+  tools.append(toggle, clear);
   const bar = element("div", "ftk-chat-bar");
-  bar.append(modes.node, note, element("span", "ftk-chat-space"), toggle, clear);
+  bar.append(modes.node, note, tools);
 
   const status = element("div", "ftk-chat-status", undefined, { role: "status" });
   const statusText = element("span");
@@ -460,6 +468,7 @@ function render({ model, el }) {
   return () => {
     model.off("change", draw);
     kernel.end();
+    log.end();
   };
 }
 

@@ -108,7 +108,7 @@ class ChatPanel(Panel):
         FtkitError
             When there is nothing to send, nobody to send it to, or a reply is under way.
         """
-        self._send(text, mode)
+        self._say(text, mode)
 
     def ask(self, text: str, mode: str | None = None) -> str | dict[str, str]:
         """Say something and wait for the reply; interrupting the cell stops it.
@@ -118,7 +118,7 @@ class ChatPanel(Panel):
         str or dict
             The reply; in mode `both` the two replies by `base` and `adapter`.
         """
-        job = self._send(text, mode)
+        job = self._say(text, mode)
         try:
             replies: dict[str, Reply] = job.outcome.result()
         except KeyboardInterrupt:
@@ -262,7 +262,7 @@ class ChatPanel(Panel):
     def _act(self, action: str, content: Mapping[str, Any]) -> None:
         """What a person asked for on the page."""
         if action == "send":
-            self._send(str(content.get("text", "")), str(content.get("mode", self.mode)))
+            self._say(str(content.get("text", "")), str(content.get("mode", self.mode)))
         elif action == "mode":
             self.mode = str(content.get("mode"))
         elif action == "settings":
@@ -283,7 +283,7 @@ class ChatPanel(Panel):
         else:
             self._talk_to(run)
 
-    def _send(self, text: str, mode: str | None) -> _Job:
+    def _say(self, text: str, mode: str | None) -> _Job:
         with self._lock:
             session = self._idle_session()
             chosen = mode or self.mode
