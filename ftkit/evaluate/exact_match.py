@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ftkit.errors import DataError
 from ftkit.evaluate.generate import greedy_replies
@@ -122,7 +122,7 @@ def _task(example: Example) -> tuple[Conversation, list[Message], str]:
             f"Row {example.row} does not end with an assistant's answer, so there is nothing to compare with."
         )
         raise DataError(msg, "Evaluate on conversations whose last message is the assistant's.")
-    return example, messages[:-1], messages[-1].content
+    return cast("Conversation", example), messages[:-1], messages[-1].content
 
 
 def _row(example: Conversation, question: list[Message], expected: str, got: str) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _trial(base: Any, way: Packed) -> float:
     return (got - want).abs().mean().item()
 
 
-def _base(model: torch.nn.Module) -> Any:
+def _base(model: Any) -> Any:
     """The transformers model inside a PEFT model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -156,6 +156,7 @@ def _base(model: torch.nn.Module) -> Any:
 def _half_precision(model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Autocast where the weights are bfloat16: PEFT keeps adapters in float32, and float32 is slow."""
     first = next(iter(model.parameters()))
-    if _base(model).get_input_embeddings().weight.dtype == torch.bfloat16:
+    base: Any = _base(model)
+    if base.get_input_embeddings().weight.dtype == torch.bfloat16:
         return torch.autocast(first.device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

@@ -36,8 +36,8 @@ class RunChart(go.FigureWidget):
     Notes
     -----
     Plotly's widget sends its data once, when it opens, and afterwards only changes, which the front-end
-    applies     to its views but not to its model. So every `draw` sends the data twice: as state, for views that open
-    later (a page reload, the same widget in a second cell), and as a change, for views that are open. The
+    applies to its views but not to its model. So every `draw` sends the data twice: as state, for views that
+    open later (a page reload, the same widget in a second cell), and as a change, for those that are open. The
     state goes first, otherwise each view answers with all of its arrays. A lock keeps `draw` out of
     `set_state`, during which ipywidgets would hold its messages back until they have lost their content.
     """
@@ -125,7 +125,7 @@ class RunChart(go.FigureWidget):
 
     @traitlets.observe("_js2py_traceDeltas")
     def _handler_js2py_traceDeltas(self, change: Any) -> None:  # noqa: N802 - plotly's name, replaced here
-        """Forget plotly's report of its defaults: the base class would drop the data from the state for it."""
+        """Forget plotly's report of its defaults: the base class would drop the data for it."""
         if change["new"] is not None:
             self._js2py_traceDeltas = None
 

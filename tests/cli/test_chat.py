@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_reply_and_not_the_chat(run_folder: Path) -> None:
     os.close(theirs)
     read_until(ours, "you> ")
     os.write(ours, b"Count to 3.\n")
-    read_until(ours, "adapter> ")
+    read_until(ours, "adapter>")
     os.write(ours, b"\x03")
     read_until(ours, "you> ")
     os.write(ours, b"/quit\n")

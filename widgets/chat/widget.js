@@ -346,9 +346,15 @@ function composer(actions) {
   };
   area.addEventListener("input", fit);
   area.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
-    node.requestSubmit();
+    if (event.shiftKey) {
+      // By hand: JupyterLab keeps the browser from breaking lines inside a cell.
+      area.setRangeText("\n", area.selectionStart, area.selectionEnd, "end");
+      fit();
+    } else {
+      node.requestSubmit();
+    }
   });
   node.addEventListener("submit", (event) => {
     event.preventDefault();
