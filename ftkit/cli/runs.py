@@ -39,7 +39,8 @@ def runs(folder: Path) -> int:
     table.add_column("started")
     for run in found:
         table.add_row(*_row(run))
-    out.print(table)
+    # In a pipe there is no width to fit into: a row stays a line.
+    out.print(table, width=None if out.is_terminal else 1000)
     return 0
 
 

@@ -37,7 +37,7 @@ class RunChart(go.FigureWidget):
     -----
     Plotly's widget sends its data once, when it opens, and afterwards only changes, which the front-end
     applies to its views but not to its model. So every `draw` sends the data twice: as state, for views that
-    open later (a page reload, the same widget in a second cell), and as a change, for those that are open. The
+    open later (a reload, a second cell), and as a change, for those that are open. The
     state goes first, otherwise each view answers with all of its arrays. A lock keeps `draw` out of
     `set_state`, during which ipywidgets would hold its messages back until they have lost their content.
     """
