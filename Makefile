@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test lint unit chromium bench clean distclean
+.PHONY: help venv demo lab test lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,9 +57,6 @@ chromium:
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
 			>/dev/null || echo "Chromium could not be installed: the browser tests will skip"; \
 	else echo "There is no Chromium here: the browser tests will skip"; fi
-
-bench: $(INSTALLED) ## training speed and memory on this machine
-	$(BIN)/python -m tests.benchmarks.train_speed
 
 clean: ## remove caches and build output (never your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

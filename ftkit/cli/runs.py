@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,14 +34,14 @@ def runs(folder: Path) -> int:
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "model", "data", "method"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("step", "eval loss"):
         table.add_column(name, justify="right")
-    table.add_column("started")
+    table.add_column("started", no_wrap=True)
     for run in found:
         table.add_row(*_row(run))
     # In a pipe there is no width to fit into: a row stays a line.
-    out.print(table, width=None if out.is_terminal else 1000)
+    (out if out.is_terminal else Console(width=1000, highlight=False)).print(table)
     return 0
 
 
@@ -48,10 +49,15 @@ def _row(run: Run) -> list[str]:
     recipe, progress = run.recipe, run.progress
     events = run.events()
     losses = [event["loss"] for event in events if event["kind"] == "eval" and event["loss"] is not None]
-    started = datetime.fromtimestamp(events[0]["time"]).strftime("%Y-%m-%d %H:%M") if events else ""
+    started = datetime.fromtimestamp(events[0]["time"]).strftime("%m-%d %H:%M") if events else ""
     colour = _COLOURS.get(run.status)
     state = f"[{colour}]{run.status}[/]" if colour else run.status
-    plain = [run.path.name, recipe.model.source, recipe.data.source, recipe.method.type]
+    plain = [run.name, _short(recipe.model.source), _short(recipe.data.source), recipe.method.type]
     name, model, data, method = (escape(printable(text)) for text in plain)
     steps = f"{progress.step or 0}/{progress.total_steps or '?'}"
     return [name, state, model, data, method, steps, f"{losses[-1]:.4f}" if losses else "", started]
+
+
+def _short(source: str) -> str:
+    """A source without the folders that lead to it; Hub ids stay whole."""
+    return Path(source).name if Path(source).is_absolute() else source
