@@ -38,7 +38,7 @@ demo: $(INSTALLED) ## fine-tune the starter model and show that it learned (minu
 lab: $(INSTALLED) ## open JupyterLab on a notebook that fine-tunes the starter model
 	@$(BIN)/ftkit lab notebooks/lab.ipynb
 
-test: lint unit ## everything: lint, types, layers, tests, notebooks, browser
+test: lint unit ## everything: lint, types, layers, tests, browser
 
 lint: $(INSTALLED) ## ruff, mypy and the layers of the package
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ lint: $(INSTALLED) ## ruff, mypy and the layers of the package
 	$(BIN)/lint-imports --verbose
 
 unit: $(INSTALLED) chromium ## the tests alone (PYTEST_ARGS="-k name" picks some)
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(PYTEST_ARGS) tests notebooks
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 # The browser tests drive the system's own Chromium. Where it cannot be installed they skip, and say so.
 chromium:
