@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftkit.ui.panels.chat import ChatPanel
+    from ftkit.ui.panels.monitor import MonitorPanel
     from ftkit.ui.tokens import TokenView
     from ftkit.ui.workspace import Workspace
 
 _WHERE = {
     "ChatPanel": "ftkit.ui.panels.chat",
+    "MonitorPanel": "ftkit.ui.panels.monitor",
     "TokenView": "ftkit.ui.tokens",
     "Workspace": "ftkit.ui.workspace",
 }
 
 __all__ = [
     "ChatPanel",
+    "MonitorPanel",
     "TokenView",
     "Workspace",
 ]

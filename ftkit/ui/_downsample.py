@@ -8,6 +8,7 @@ Nothing here knows of charts or runs.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,23 +109,29 @@ class Series:
         return self._x[at], self._y[at]
 
     def append(self, x: float, y: float) -> bool:
-        """Add a point; values that are not finite cannot be drawn and are left out.
+        """Add a point; a value that is not finite cannot be drawn and is left out.
 
-        A run resumed from a checkpoint repeats the steps after it: the later ones replace the earlier.
+        A step that was there already, or comes before the last, replaces what follows it.
         """
         if not (math.isfinite(x) and math.isfinite(y)):
             return False
         if self._x and x <= self._x[-1]:
-            while self._x and x <= self._x[-1]:
-                self._x.pop()
-                self._y.pop()
-            self.smooth(self._smoother.strength if self._smoother else None)
+            self.cut(math.nextafter(x, -math.inf))
         self._x.append(x)
         self._y.append(y)
         if self._smoother is not None:
             self._smooth.append(self._smoother.push(x, y))
         if len(self._x) > 2 * self._limit:
             self._thin()
+        return True
+
+    def cut(self, x: float) -> bool:
+        """Take away the points after `x`. Returns whether there were any."""
+        kept = bisect_right(self._x, x)
+        if kept == len(self._x):
+            return False
+        del self._x[kept:], self._y[kept:]
+        self.smooth(self._smoother.strength if self._smoother else None)
         return True
 
     def smooth(self, strength: float | None) -> None:

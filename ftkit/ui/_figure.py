@@ -42,25 +42,31 @@ class Curve:
 
 
 CURVES = (
-    Curve("loss", "train loss", "", _BLUE, "%{y:.4f}", 1.0, 0.38),
+    Curve("loss", "train loss", "", _BLUE, "%{y:.4f}", 1.2, 0.5),
     Curve("loss_smooth", "smoothed", "", _BLUE, "%{y:.4f}", 2.4),
     Curve("eval_loss", "eval loss", "", _ORANGE, "%{y:.4f}", 2.0),
     Curve("learning_rate", "learning rate", "2", _PURPLE, "%{y:.3e}"),
     Curve("grad_norm", "gradient norm", "3", _TEAL, "%{y:.3f}"),
-    Curve("memory_gb", "process", "4", _GREY, "%{y:.2f} GB"),
-    Curve("gpu_memory_gb", "GPU", "4", _PINK, "%{y:.2f} GB"),
+    Curve("memory_gb", "process memory", "4", _GREY, "%{y:.2f} GB"),
+    Curve("gpu_memory_gb", "GPU memory", "4", _PINK, "%{y:.2f} GB"),
     Curve("tokens_per_second", "tokens/s", "5", _GREEN, "%{y:,.0f} tokens/s"),
 )
 AXES = ("", "2", "3", "4", "5")
 _SMALL = (
     ("2", "Learning rate"),
     ("3", "Gradient norm"),
-    ("4", f'Memory (GB): <span style="color:{_GREY}">process</span>'),
+    ("4", "Memory (GB)"),
     ("5", "Tokens per second"),
 )
-_WITH_GPU = f'{_SMALL[2][1]}, <span style="color:{_PINK}">GPU</span>'
+_WITH_GPU = f'GB: <span style="color:{_GREY}">process</span>, <span style="color:{_PINK}">GPU</span>'
 _MESSAGE = len(_SMALL)  # index of the annotation that says why the figure is empty
 _MEMORY = 2
+_STEPS = {
+    "unifiedhovertitle": {"text": "step %{x:,}"},
+    "spikecolor": TEXT,
+    "spikethickness": 1,
+    "spikedash": "dot",
+}
 
 
 def plain(text: str) -> str:
@@ -127,7 +133,7 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
         "template": "none",
         "autosize": True,
         "height": HEIGHT,
-        "margin": {"l": 58, "r": 14, "t": 44, "b": 30},
+        "margin": {"l": 58, "r": 14, "t": 62 if title else 34, "b": 30},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {
@@ -135,15 +141,24 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
             "size": 12,
             "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",
         },
-        "title": {"text": plain(title), "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 14}},
+        "title": {
+            "text": plain(title),
+            "font": {"size": 14},
+            "x": 0.0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 0.975,
+            "yanchor": "top",
+        },
         "legend": {
             "orientation": "h",
-            "x": 1,
-            "xanchor": "right",
+            "x": 0,
+            "xanchor": "left",
             "y": 1.02,
             "yanchor": "bottom",
             "bgcolor": "rgba(0,0,0,0)",
         },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": TEXT},
         "hovermode": "x unified",
         "uirevision": "keep",
         "annotations": notes,
@@ -178,7 +193,7 @@ def _axis(axis: str, letter: str) -> dict[str, Any]:
         "showgrid": letter == "y",
         "automargin": False,
         "rangemode": "tozero" if letter == "y" and axis else "normal",
-    } | ({"unifiedhovertitle": {"text": "step %{x:,}"}} if letter == "x" else {})
+    } | (_STEPS if letter == "x" else {})
 
 
 def _put(figure: dict[str, Any], path: str, value: Any) -> None:

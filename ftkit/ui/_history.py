@@ -37,7 +37,7 @@ class History:
         Strength of the loss's moving average, 0 to 0.999.
     """
 
-    def __init__(self, run: Any = None, smoothing: float = 0.8) -> None:
+    def __init__(self, run: Any = None, smoothing: float = 0.6) -> None:
         self.run = run
         self.curves = {name: Series() for name in TRAIN_CURVES}
         self.curves["loss"].smooth(smoothing)
@@ -98,6 +98,8 @@ class History:
             return grown
         if kind == "eval":
             return {"eval_loss"} if self._append("eval_loss", event.get("step"), event.get("loss")) else set()
+        if kind == "steps":  # training starts, or starts again from a checkpoint: later steps did not happen
+            return {name for name, curve in self.curves.items() if curve.cut(float(event.get("step", 0)))}
         if kind == "note":
             self.notes.append(Note(str(event.get("level", "info")), str(event.get("text", ""))))
             return {"notes"}

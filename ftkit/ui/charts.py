@@ -17,8 +17,6 @@ from ftkit.ui import _figure, front
 from ftkit.ui._history import Follower, History
 from ftkit.ui.svg_chart import SvgChart, empty_message
 
-_LOSS_TRACES = ("loss", "loss_smooth")
-
 
 class RunChart(go.FigureWidget):
     """A live chart of one run; it follows the run by itself until the run has ended.
@@ -95,12 +93,9 @@ class RunChart(go.FigureWidget):
     def draw(self, changed: set[str] | None = None, final: bool = False) -> None:
         """Send the curves in `changed` (None: all) to the browser; `final` sends everything once more."""
         with self._lock:
-            names = set() if changed is None or final else changed
-            if "loss" in names:
-                names = names.union(_LOSS_TRACES)
-            chosen = [i for i, curve in enumerate(_figure.CURVES) if final or curve.name in names]
-            if changed is None:
-                chosen = list(range(len(_figure.CURVES)))
+            everything = changed is None or final
+            names = (changed or set()) | ({"loss_smooth"} if changed and "loss" in changed else set())
+            chosen = [i for i, curve in enumerate(_figure.CURVES) if everything or curve.name in names]
             if chosen:
                 self._send_traces(chosen)
             self._send_layout(final)
@@ -167,7 +162,7 @@ class RunChart(go.FigureWidget):
             self._follower = None
 
 
-def still_figure(run: Any, *, log_axis: bool = False, smoothing: float = 0.8) -> go.Figure:
+def still_figure(run: Any, *, log_axis: bool = False, smoothing: float = 0.6) -> go.Figure:
     """The chart of a run as it is now: an ordinary plotly figure to show, save or export."""
     history = History(run, smoothing)
     history.read()

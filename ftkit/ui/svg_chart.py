@@ -210,13 +210,13 @@ def _legend(with_eval: bool) -> list[str]:
     entries = [(_LOSS, 0.4, "train loss"), (_LOSS, 1.0, "smoothed")]
     if with_eval:
         entries.append((_EVAL, 1.0, "eval loss"))
-    parts, x = [], _WIDTH - _RIGHT - 96 * len(entries)
+    parts, x = [], _WIDTH - _RIGHT - 112 * len(entries)
     for colour, opacity, label in entries:
         parts.append(
             f'<line x1="{x}" x2="{x + 18}" y1="14" y2="14" stroke="{colour}" stroke-width="2.5" '
-            f'stroke-opacity="{opacity}"/><text x="{x + 24}" y="18">{label}</text>'
+            f'stroke-opacity="{opacity}"/><text x="{x + 24}" y="19">{label}</text>'
         )
-        x += 96
+        x += 112
     return parts
 
 

@@ -1,0 +1,125 @@
+"""A run in words and numbers: the HTML of its head, its tiles, its remarks and its failure.
+
+What comes from the run (names, stages, remarks, errors) is text of strangers and is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from ftkit.ui import markup
+from ftkit.ui._history import History, Note
+
+_BAR_LOOKS = {"finished": "ok", "failed": "bad", "interrupted": "bad", "paused": "warn", "stopping": "warn"}
+_NOTES_SHOWN = 50
+
+
+def empty_state() -> str:
+    """What the Monitor says while there is no run."""
+    return (
+        '<div class="ftk-empty" role="status"><strong>No run to watch yet</strong>'
+        "<p>Press Start in the Train panel, or call <code>ftkit.start(recipe)</code>; "
+        "it shows up here by itself.<br>To look at an earlier run, choose it in the list above.</p></div>"
+    )
+
+
+def head(name: str, folder: str, status: str, progress: Any) -> str:
+    """Name, state and how far the run is."""
+    title = (
+        f'<div class="ftk-run-head"><span class="ftk-name">{escape(name)}</span>{markup.state_chip(status)}'
+        f'<span class="ftk-muted">{escape(folder)}</span></div>'
+    )
+    left, right = _where(status, progress), _times(status, progress)
+    share = _share(status, progress)
+    bar = markup.bar([(share, _BAR_LOOKS.get(status, "run"), "")], left, share)
+    return (
+        f'{title}<div class="ftk-progress ftk-num"><span>{escape(left)}</span>'
+        f'<span class="ftk-muted">{escape(right)}</span></div>{bar}'
+    )
+
+
+def tiles(history: History, progress: Any) -> str:
+    """The numbers of a run, each on a tile."""
+    best = history.best_eval()
+    gpu = history.peak_gpu_memory_gb
+    entries = [
+        ("Train loss", _number(history.last("loss"), 4), ""),
+        ("Eval loss", _number(history.last("eval_loss"), 4), ""),
+        ("Best eval loss", _number(best[1] if best else None, 4), f"at step {best[0]:,.0f}" if best else ""),
+        ("Tokens per second", _number(progress.tokens_per_second or None, 0), ""),
+        ("Peak memory", _gigabytes(history.peak_memory_gb), "" if gpu is None else f"GPU {gpu:.2f} GB"),
+        ("Elapsed", markup.duration(progress.elapsed or None), ""),
+        ("Remaining", markup.duration(progress.remaining), ""),
+    ]
+    return (
+        '<div class="ftk-tiles" role="list">'
+        + "".join(
+            f'<div class="ftk-tile" role="listitem"><span>{label}</span><b>{value}</b><small>{below}</small></div>'
+            for label, value, below in entries
+        )
+        + "</div>"
+    )
+
+
+def remarks(notes: Sequence[Note]) -> str:
+    """The remarks of a run, newest first, folded where there are many; empty where there are none."""
+    if not notes:
+        return ""
+    shown = list(notes)[::-1][:_NOTES_SHOWN]
+    items = "".join(
+        f'<li class="ftk-note ftk-{"warn" if note.level == "warning" else "off"}">'
+        f"{'<strong>Warning.</strong> ' if note.level == 'warning' else ''}{escape(note.text)}</li>"
+        for note in shown
+    )
+    warnings = sum(note.level == "warning" for note in notes)
+    title = f"Notes ({len(notes)}" + (f", {warnings} of them warnings)" if warnings else ")")
+    opened = " open" if len(notes) <= 5 or warnings else ""
+    return (
+        f'<details class="ftk-notes-fold"{opened}><summary>{title}</summary>'
+        f'<ul class="ftk-notes">{items}</ul></details>'
+    )
+
+
+def failure(run: Any, status: str) -> str:
+    """Why a run failed or broke off, and what to do; an empty string while all is well."""
+    if status == "interrupted":
+        return markup.error_box(
+            "The process that carried out this run is gone.", "Resume goes on from its last checkpoint."
+        )
+    if status == "failed" and run.error is not None:
+        return markup.error_box(run.error.message, run.error.advice, run.error.traceback)
+    return ""
+
+
+def _share(status: str, progress: Any) -> float:
+    return 1.0 if status == "finished" else progress.fraction or 0.0
+
+
+def _where(status: str, progress: Any) -> str:
+    if not progress.step:
+        waiting = "Waiting for its turn" if status == "queued" else status.capitalize()
+        return progress.stage or waiting
+    parts = [f"step {progress.step:,} of {progress.total_steps:,}"]
+    if progress.epoch:
+        parts.append(f"epoch {progress.epoch:.2f}")
+    if status == "running" and progress.stage:
+        parts.insert(0, progress.stage)
+    return " · ".join(parts)
+
+
+def _times(status: str, progress: Any) -> str:
+    if status == "running" and progress.remaining is not None:
+        return f"about {markup.duration(progress.remaining)} left"
+    if status in ("finished", "stopped", "failed") and progress.elapsed:
+        return f"took {markup.duration(progress.elapsed)}"
+    return ""
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _gigabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} GB"
