@@ -15,7 +15,7 @@ from ftkit.models.catalog import CATALOG, CatalogEntry
 from ftkit.models.device import Device, probe
 from ftkit.models.estimate import MemoryEstimate, estimate
 from ftkit.models.gate import Gate
-from ftkit.models.load import LoadedModel, load_model
+from ftkit.models.load import LoadedModel, load_model, load_tokenizer, on_this_machine
 from ftkit.models.source import ModelSource, resolve
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "estimate",
     "load_adapter",
     "load_model",
+    "load_tokenizer",
+    "on_this_machine",
     "probe",
     "resolve",
     "save_adapter",

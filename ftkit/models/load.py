@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import ModelError
+from ftkit.models import hub
 from ftkit.models.cache import Progress, silent
 from ftkit.models.device import Device, probe
 from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
+from ftkit.models.starter import STARTER, sound
 from ftkit.recipe import Compute, Model
 
 if TYPE_CHECKING:
@@ -90,6 +92,31 @@ def load_model(
 
         load_adapter(loaded, adapter)
     return loaded
+
+
+def load_tokenizer(
+    config: Model, *, offline: bool = False, progress: Progress | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer alone, for looking at tokens; the model is fetched where it is not here yet.
+
+    Raises
+    ------
+    ModelError
+        Where the model cannot be had or its tokenizer cannot be read.
+    """
+    source = resolve(config, offline=offline, progress=progress)
+    (progress or silent)(f"Loading the tokenizer of {source.name}", None)
+    with quiet():
+        return _tokenizer(source, config)
+
+
+def on_this_machine(config: Model) -> bool:
+    """Whether the model's files are here already, so that loading it fetches nothing."""
+    if config.source == "starter":
+        return sound(STARTER)[0] is not None or hub.cached(STARTER.hub_id, None) is not None
+    if Path(config.source).expanduser().exists():
+        return True
+    return hub.cached(config.source, config.revision, code=config.trust_remote_code) is not None
 
 
 def pick_device(compute: Compute) -> Device:

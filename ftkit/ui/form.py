@@ -140,6 +140,17 @@ class Field(widgets.VBox):
         """What is wrong with the text in the control, or empty."""
         return self.workspace.problems.get(self.path, "") if self._wrong in self.children else ""
 
+    def ask(self, title: str, placeholder: str, text: str = "") -> None:
+        """Ask for the value anew, under another label; the Recipe changes when something is typed."""
+        self._filling = True
+        try:
+            self.control.description = title
+            self.control.placeholder = placeholder
+            self.control.value = text
+        finally:
+            self._filling = False
+        self._say("")
+
     def _make(self, title: str, default: Any) -> widgets.Widget:
         if self._plain is bool:
             return widgets.Checkbox(description=title, indent=False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import traceback
 from html import escape
+
+from ftkit.errors import FtkitError
 
 __all__ = [
     "bar",
@@ -11,6 +14,7 @@ __all__ = [
     "duration",
     "error_box",
     "escape",
+    "failure",
     "heading",
     "muted",
     "note",
@@ -61,13 +65,13 @@ def muted(text: str) -> str:
     return f'<div class="ftk-muted">{escape(text)}</div>'
 
 
-def error_box(message: str, advice: str = "", traceback: str = "") -> str:
+def error_box(message: str, advice: str = "", details: str = "") -> str:
     """What went wrong, what to do, and the traceback folded away."""
     parts = [f'<div class="ftk-message">{escape(message)}</div>']
     if advice:
         parts.append(f'<div class="ftk-advice">{escape(advice)}</div>')
-    if traceback:
-        parts.append(f"<details><summary>Traceback</summary><pre>{escape(traceback)}</pre></details>")
+    if details:
+        parts.append(f"<details><summary>Traceback</summary><pre>{escape(details)}</pre></details>")
     return f'<div class="ftk-error" role="alert">{"".join(parts)}</div>'
 
 
@@ -91,6 +95,14 @@ def bar(parts: list[tuple[float, str, str]], label: str, value: float | None = N
         width = 100 * min(max(share, 0.0), 1.0)
         pieces += f'<span class="ftk-{look}" style="width:{width:.2f}%" title="{escape(text)}"></span>'
     return f'<div class="ftk-bar" {role} aria-label="{escape(label)}">{pieces}</div>'
+
+
+def failure(error: Exception) -> str:
+    """An exception as a person should see it: ftkit's own with its advice, others with their type."""
+    if isinstance(error, FtkitError):
+        return error_box(error.message, error.advice)
+    folded_away = "".join(traceback.format_exception(error))
+    return error_box(f"{type(error).__name__}: {error}", "This was not expected.", folded_away)
 
 
 def duration(seconds: float | None) -> str:

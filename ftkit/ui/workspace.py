@@ -25,6 +25,8 @@ class Workspace(traitlets.HasTraits):
     """The `ftkit.data.Dataset` last loaded, or None. `is_current()` says whether it is the Recipe's."""
     problems: dict[str, str] = traitlets.Dict()
     """Path of a field to what is wrong with the text in its control. A run starts only when this is empty."""
+    row_tokens = traitlets.Int(0)
+    """Mean length of the training rows in tokens, once they have been counted; 0 before."""
     tab = traitlets.Unicode("")
     """The panel that is asked for (`model`, `data`, `train`, `monitor`, `chat`); a Lab follows it."""
     guided = traitlets.Bool(False)

@@ -60,6 +60,16 @@ def button(text: str, tooltip: str, on_click: Any = None, **traits: Any) -> widg
     return made
 
 
+def choices(
+    options: list[tuple[str, str]], value: str, tooltips: list[str], label: str
+) -> widgets.ToggleButtons:
+    """A row of buttons of which one is pressed."""
+    made = widgets.ToggleButtons(options=options, value=value, tooltips=tooltips, description=label)
+    made.style.button_width = "auto"
+    made.add_class("ftk-choices")
+    return made
+
+
 def leads_to(workspace: Workspace, tab: str, text: str) -> widgets.Box:
     """The way on: a button to the next panel, seen only inside a Lab."""
     box = widgets.Box([button(text, f"Open the {tab} panel", lambda: workspace.set_trait("tab", tab))])
