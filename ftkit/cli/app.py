@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    if not options.debug and not sys.warnoptions:
+        warnings.simplefilter(
+            "ignore"
+        )  # libraries' warnings are for those who write code, not for a terminal
     try:
         status: int = options.command(options)
     except FtkitError as error:
@@ -119,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
         sub.set_defaults(command=function)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks and the warnings of libraries")
         return sub
 
     def add_folder(sub: argparse.ArgumentParser) -> None:
