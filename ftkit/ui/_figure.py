@@ -87,7 +87,6 @@ def traces(history: History) -> list[dict[str, Any]]:
     return [
         {
             "type": "scatter",
-            "uid": curve.name,
             "name": curve.label,
             "xaxis": f"x{curve.axis}",
             "yaxis": f"y{curve.axis}",

@@ -45,18 +45,17 @@ def tiles(history: History, progress: Any) -> str:
     best = history.best_eval()
     gpu = history.peak_gpu_memory_gb
     entries = [
-        ("Train loss", _number(history.last("loss"), 4), ""),
-        ("Eval loss", _number(history.last("eval_loss"), 4), ""),
+        ("Train loss", _number(history.last("loss"), 4), _smoothed(history)),
+        ("Eval loss", _number(history.last("eval_loss"), 4), _evaluated_at(history)),
         ("Best eval loss", _number(best[1] if best else None, 4), f"at step {best[0]:,.0f}" if best else ""),
         ("Tokens per second", _number(progress.tokens_per_second or None, 0), ""),
         ("Peak memory", _gigabytes(history.peak_memory_gb), "" if gpu is None else f"GPU {gpu:.2f} GB"),
-        ("Elapsed", markup.duration(progress.elapsed or None), ""),
-        ("Remaining", markup.duration(progress.remaining), ""),
     ]
     return (
         '<div class="ftk-tiles" role="list">'
         + "".join(
-            f'<div class="ftk-tile" role="listitem"><span>{label}</span><b>{value}</b><small>{below}</small></div>'
+            f'<div class="ftk-tile" role="listitem"><span>{label}</span><b>{value}</b>'
+            f"<small>{below}</small></div>"
             for label, value, below in entries
         )
         + "</div>"
@@ -110,11 +109,22 @@ def _where(status: str, progress: Any) -> str:
 
 
 def _times(status: str, progress: Any) -> str:
+    if not progress.elapsed:
+        return ""
+    elapsed = f"{markup.duration(progress.elapsed)} elapsed"
     if status == "running" and progress.remaining is not None:
-        return f"about {markup.duration(progress.remaining)} left"
-    if status in ("finished", "stopped", "failed") and progress.elapsed:
-        return f"took {markup.duration(progress.elapsed)}"
-    return ""
+        return f"{elapsed}, about {markup.duration(progress.remaining)} left"
+    return elapsed
+
+
+def _smoothed(history: History) -> str:
+    values = history.points("loss_smooth", 4)[1]
+    return f"smoothed {values[-1]:.4f}" if len(values) else ""
+
+
+def _evaluated_at(history: History) -> str:
+    steps = history.points("eval_loss", 4)[0]
+    return f"at step {steps[-1]:,.0f}" if len(steps) else ""
 
 
 def _number(value: float | None, digits: int) -> str:

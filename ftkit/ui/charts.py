@@ -40,6 +40,7 @@ class RunChart(go.FigureWidget):
     `set_state`, during which ipywidgets would hold its messages back until they have lost their content.
     """
 
+    _follower: Follower | None = None
     _css = front.css("chart/style.css")
     # plotly's own front-end resizes with the window only; a panel, a side bar or a tab resizes without it
     _esm = str(getattr(go.FigureWidget, "_esm", "")) + "\n" + front.asset("chart/resize.js")
@@ -50,7 +51,6 @@ class RunChart(go.FigureWidget):
         self._titled = title
         self._log = False
         self._layout_sent: dict[str, Any] = {}
-        self._follower: Follower | None = None
         super().__init__(data=_figure.traces(self._history), layout=self._new_layout())
         self._config = {
             "responsive": True,
