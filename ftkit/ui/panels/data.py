@@ -1,0 +1,403 @@
+"""The Data panel: which rows to learn from, what they look like, and what is trained of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from ftkit.recipe import Recipe
+from ftkit.ui import markup
+from ftkit.ui.form import Field, UnionForm, folded, grid, section_form
+from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
+from ftkit.ui.rows import counts_line, refused_list, table
+from ftkit.ui.ticker import Worker
+from ftkit.ui.tokens import TokenView
+from ftkit.ui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ftkit.data import Dataset, Example
+    from ftkit.ui.preview import Counts
+
+_KINDS = [("Starter set", "starter"), ("Local file", "file"), ("Hub dataset", "hub")]
+_TOOLTIPS = [
+    "Small sets that come with ftkit, each with a measurable task",
+    "A json, jsonl, csv, parquet or txt file",
+    "A dataset of the Hugging Face Hub, by its id",
+]
+_ASK = {
+    "file": ("File", "chats.jsonl"),
+    "hub": ("Hub id", "organisation/dataset"),
+}
+_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".gz")
+_SETTINGS = (
+    "max_rows",
+    "max_length",
+    "too_long",
+    "held_out_source",
+    "held_out_fraction",
+    "eval_rows",
+    "system_prompt",
+    "seed",
+)
+PAGE = 5
+"""Rows in the table."""
+
+
+class DataPanel(Panel):
+    """Choose the rows and look at them. Everything a person can click is a method, too.
+
+    Parameters
+    ----------
+    workspace
+        Whose Recipe is edited; the loaded rows are kept there.
+
+    Examples
+    --------
+    >>> panel = ftkit.ui.DataPanel()                                                   # doctest: +SKIP
+    >>> panel.choose("starter:persona")                                                # doctest: +SKIP
+    >>> panel.wait().dataset                                                           # doctest: +SKIP
+    """
+
+    def __init__(self, workspace: Workspace | None = None) -> None:
+        super().__init__(workspace)
+        self.error: Exception | None = None
+        self.counts: Counts | None = None
+        self._part = "train"
+        self._at = 0
+        self._settling = False
+        self._opened = False
+        self._fetch_allowed = False
+        self._seen = self.workspace.recipe
+        self._typed: dict[str, str] = {}
+        self._loading: Worker[tuple[Dataset, Recipe]] = Worker(self._loaded, self._failed)
+        self._counting: Worker[tuple[Counts, Any]] = Worker(self._counted, self._not_counted)
+        self._chat: Any = None
+        self._build()
+        self._show_source()
+        self._show_rows()
+        self.workspace.observe(self._recipe_changed, "recipe")
+        if not self.workspace.guided:
+            self.shown()
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The rows that are shown, or None."""
+        return self.workspace.dataset
+
+    def choose(self, source: str) -> DataPanel:
+        """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits."""
+        changed = source != self.workspace.recipe.data.source
+        self._opened = True
+        self.workspace.edit({"data.source": source})
+        if not changed:
+            self.load()
+        return self
+
+    def load(self) -> None:
+        """Read the rows again. Returns at once."""
+        self._opened = True
+        recipe = self.workspace.recipe
+        self._tell(f"Reading {recipe.data.source}", None)
+        self._cancel.layout.display = None
+        self._loading.submit(lambda: (_load(recipe, self._tell), recipe), delay=0.05)
+
+    def cancel(self) -> None:
+        """Give up what is being read; the rows shown before stay."""
+        self._loading.cancel()
+        self._counting.cancel()
+        self._quiet()
+
+    def show(self, row: int, part: str = "train") -> None:
+        """Show one row: its place from 0 among the `train` or the `held_out` rows."""
+        self._part = part
+        self._at = row
+        self._show_rows()
+
+    def wait(self, timeout: float | None = 120.0) -> DataPanel:
+        """Wait until the rows are read and their tokens counted.
+
+        Raises
+        ------
+        FtkitError
+            What the panel shows when the rows cannot be read.
+        """
+        self._loading.wait(timeout)
+        self._counting.wait(timeout)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def shown(self) -> None:
+        """Read the rows the first time that the panel is looked at."""
+        if not self._opened:
+            self.load()
+
+    # What is on the page
+
+    def _build(self) -> None:
+        self._kind = choices(_KINDS, "starter", _TOOLTIPS, "Rows from")
+        self._kind.observe(self._kind_chosen, "value")
+        self._sets = widgets.Box([])
+        self._sets.add_class("ftk-grid")
+        self._source = Field(self.workspace, "data.source", title="File")
+        self._hub = [Field(self.workspace, "data.subset"), Field(self.workspace, "data.split")]
+        self._fields = grid([self._source, *self._hub])
+        self._reload = button("Read again", "Read the rows again", self.load)
+        self._cancel = button("Cancel", "Give up reading; the rows shown before stay", self.cancel)
+        self._cancel.layout.display = "none"
+        self._progress = widgets.HTML()
+        self._message = widgets.HTML()
+        self._summary = widgets.HTML()
+        self._refused = widgets.HTML()
+        self._which = widgets.Dropdown(description="Show", options=[("Training rows", "train")])
+        self._which.observe(lambda change: self._goto(0, change["new"]), "value")
+        self._number = widgets.BoundedIntText(description="Row", min=1, max=1, continuous_update=False)
+        self._number.observe(lambda change: self._goto(change["new"] - 1, self._part), "value")
+        for control in (self._which, self._number):
+            control.add_class("ftk-inline")
+        self._previous = button(
+            "Previous", "Show the row before", lambda: self._goto(self._at - 1, self._part)
+        )
+        self._next = button("Next row", "Show the row after", lambda: self._goto(self._at + 1, self._part))
+        self._table = widgets.HTML()
+        self._view = TokenView(layout=widgets.Layout(display="none"))
+        self._tokens_note = widgets.HTML()
+        self._fetch = button("Fetch the model", "Fetch the model to see its tokens", self._fetch_model)
+        self._fetch.layout.display = "none"
+        self._rows = card(
+            self._summary,
+            self._refused,
+            row(self._which, self._previous, self._number, self._next),
+            self._table,
+            self._view,
+            row(self._tokens_note, self._fetch),
+        )
+        settings = {
+            "Data settings": lambda: section_form(self.workspace, "data", _SETTINGS),
+            "What is learned": lambda: UnionForm(self.workspace, "objective"),
+        }
+        self.fill(
+            [
+                widgets.HTML(
+                    markup.heading("Data", "Which rows to learn from, and what is trained of each.")
+                ),
+                card(
+                    self._kind,
+                    self._sets,
+                    self._fields,
+                    row(self._reload, self._cancel, self._progress),
+                    self._message,
+                ),
+                self._rows,
+                folded(settings),
+                leads_to(self.workspace, "train", "Next: Train"),
+            ]
+        )
+
+    def _show_source(self) -> None:
+        source = self.workspace.recipe.data.source
+        kind = _kind_of(source)
+        self._settling = True
+        try:
+            self._kind.value = kind
+        finally:
+            self._settling = False
+        if kind in _ASK:
+            self._source.control.description, self._source.control.placeholder = _ASK[kind]
+        self._show_kind(kind)
+
+    def _show_kind(self, kind: str) -> None:
+        self._sets.layout.display = None if kind == "starter" else "none"
+        self._fields.layout.display = "none" if kind == "starter" else None
+        for field in self._hub:
+            field.layout.display = None if kind == "hub" else "none"
+        if kind == "starter":
+            self._sets.children = self._starter_cards()
+
+    def _starter_cards(self) -> tuple[widgets.Widget, ...]:
+        from ftkit.data import STARTER_SETS
+
+        current = self.workspace.recipe.data.source
+        cards = []
+        for name, one in STARTER_SETS.items():
+            source = f"starter:{name}"
+            text = (
+                f'<div class="ftk-h">{markup.escape(one.title)}</div>'
+                f"<div>{markup.escape(one.description)}</div>"
+                f'<div class="ftk-muted">Measured: {markup.escape(one.measured)}</div>'
+            )
+            use = button(
+                "In use" if source == current else f"Use {one.title}",
+                f"Train on the starter set {one.title}",
+                lambda source=source: self.choose(source),
+                disabled=source == current,
+            )
+            box = card(widgets.HTML(text), use)
+            box.add_class("ftk-choice")
+            if source == current:
+                box.add_class("ftk-chosen")
+            cards.append(box)
+        return tuple(cards)
+
+    def _kind_chosen(self, change: Any) -> None:
+        if self._settling:
+            return
+        source, kind = self.workspace.recipe.data.source, change["new"]
+        self._typed[_kind_of(source)] = source
+        if kind in self._typed:
+            self.workspace.edit({"data.source": self._typed[kind]})
+        elif kind != "starter":
+            self._source.ask(*_ASK[kind])
+        self._show_kind(kind)
+
+    def _recipe_changed(self, change: Any) -> None:
+        old, new = self._seen, change["new"]
+        self._seen = new
+        if old.data.source != new.data.source:
+            self._show_source()
+        if not self._opened:
+            return
+        if old.data != new.data:
+            self.load()
+        elif (old.model, old.objective) != (new.model, new.objective):
+            self._fetch_allowed = self._fetch_allowed and old.model == new.model
+            self._count()
+
+    # Reading
+
+    def _tell(self, text: str, fraction: float | None) -> None:
+        share = f" {fraction:.0%}" if fraction is not None else " …"
+        self._progress.value = markup.muted(text + share)
+
+    def _quiet(self) -> None:
+        self._progress.value = ""
+        self._cancel.layout.display = "none"
+
+    def _loaded(self, found: tuple[Dataset, Recipe]) -> None:
+        dataset, recipe = found
+        self.error = None
+        self._message.value = ""
+        self._quiet()
+        self._at = 0
+        self.workspace.remember(dataset, recipe.data)
+        self._show_rows()
+        self._count()
+
+    def _failed(self, error: Exception) -> None:
+        self.error = error
+        self._quiet()
+        kept = self.dataset
+        still = markup.muted(f"Below are the rows of {kept.origin}, read before.") if kept else ""
+        self._message.value = markup.failure(error) + still
+
+    # Tokens
+
+    def _fetch_model(self) -> None:
+        self._fetch_allowed = True
+        self._count()
+
+    def _count(self) -> None:
+        dataset, recipe, fetch = self.dataset, self.workspace.recipe, self._fetch_allowed
+        if dataset is None:
+            return
+        self._fetch.layout.display = "none"
+        self._tokens_note.value = markup.muted("Tokens: getting the tokenizer …")
+        self._counting.submit(lambda: _count(dataset, recipe, fetch, self._tell_tokens), delay=0.1)
+
+    def _tell_tokens(self, text: str, fraction: float | None) -> None:
+        share = f" {fraction:.0%}" if fraction is not None else " …"
+        self._tokens_note.value = markup.muted(text + share)
+
+    def _counted(self, found: tuple[Counts, Any]) -> None:
+        self.counts, self._chat = found
+        self._tokens_note.value = ""
+        self.workspace.row_tokens = self.counts.mean
+        self._show_rows()
+
+    def _not_counted(self, error: Exception) -> None:
+        self.counts, self._chat = None, None
+        self.workspace.row_tokens = 0
+        missing = not self._fetch_allowed and not self.workspace.recipe.compute.offline
+        if missing:
+            text = "The tokens are shown once the model is on this machine."
+            self._tokens_note.value = markup.muted(text)
+        else:
+            self._tokens_note.value = markup.failure(error)
+        self._fetch.layout.display = None if missing else "none"
+        self._show_rows()
+
+    # Rows
+
+    def _goto(self, at: int, part: str) -> None:
+        if not self._settling and (at, part) != (self._at, self._part):
+            self.show(at, part)
+
+    def _examples(self) -> list[Example]:
+        dataset = self.dataset
+        return list(getattr(dataset, self._part)) if dataset is not None else []
+
+    def _show_rows(self) -> None:
+        dataset = self.dataset
+        self._rows.layout.display = None if dataset is not None else "none"
+        if dataset is None:
+            return
+        parts = [(f"Training rows ({len(dataset.train)})", "train")]
+        if dataset.held_out:
+            parts.append((f"Held-out rows ({len(dataset.held_out)})", "held_out"))
+        elif self._part == "held_out":
+            self._part = "train"
+        examples = self._examples()
+        self._at = min(max(self._at, 0), max(len(examples) - 1, 0))
+        self._settling = True
+        try:
+            self._which.options = parts
+            self._which.value = self._part
+            self._number.max = max(len(examples), 1)
+            self._number.value = self._at + 1
+        finally:
+            self._settling = False
+        self._previous.disabled = self._at == 0
+        self._next.disabled = self._at >= len(examples) - 1
+        self._summary.value = counts_line(dataset, self.counts)
+        self._refused.value = refused_list(dataset.refused)
+        first = self._at - self._at % PAGE
+        self._table.value = table(examples[first : first + PAGE], first, self._at)
+        self._show_tokens(examples)
+
+    def _show_tokens(self, examples: list[Example]) -> None:
+        if self._chat is None or not examples:
+            self._view.layout.display = "none"
+            return
+        from ftkit.data import preview_tokens
+
+        try:
+            tokens = preview_tokens(examples[self._at], self._chat, self.workspace.recipe.objective)
+        except Exception as error:  # noqa: BLE001 - a template may fail in any way; the row says how
+            self._view.layout.display = "none"
+            self._tokens_note.value = markup.failure(error)
+            return
+        with self._view.hold_trait_notifications():
+            self._view.label = f"Row {self._at + 1} as the model reads it"
+            self._view.tokens = tokens
+        self._view.layout.display = None
+
+
+def _kind_of(source: str) -> str:
+    if source.startswith("starter:"):
+        return "starter"
+    path_like = source.startswith((".", "/", "~")) or source.lower().endswith(_FILES)
+    return "file" if path_like or "/" not in source else "hub"
+
+
+def _load(recipe: Recipe, progress: Any) -> Dataset:
+    from ftkit import data
+
+    return data.load(recipe.data, offline=recipe.compute.offline, progress=progress)
+
+
+def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tuple[Counts, Any]:
+    from ftkit.ui import preview
+
+    chat = preview.template(recipe, fetch=fetch, progress=progress)
+    return preview.count(dataset.train, chat, recipe, progress), chat

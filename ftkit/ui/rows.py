@@ -1,0 +1,91 @@
+"""Rows as HTML: how many there are, which were refused, and a table of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ftkit.ui.markup import chip, escape, note
+
+if TYPE_CHECKING:
+    from ftkit.data import Dataset, Example, Refusal
+    from ftkit.ui.preview import Counts
+
+REFUSALS_LISTED = 100
+_CUT = 400
+"""Characters of a cell."""
+
+
+def counts_line(dataset: Dataset, counts: Counts | None) -> str:
+    """How many rows there are, how they were understood, and how many tokens they make."""
+    chips = [
+        chip(f"{len(dataset.train):,} to train on", "ok"),
+        chip(f"{len(dataset.held_out):,} held out", "run", "For the loss on rows that training never sees"),
+    ]
+    if dataset.refused:
+        chips.append(chip(f"{len(dataset.refused):,} refused", "warn", "Listed below, with the reason"))
+    head = f'<div class="ftk-chips"><b>{escape(dataset.origin)}</b> {" ".join(chips)}</div>'
+    about = f'<div class="ftk-muted">Read as {escape(dataset.format)}: {escape(dataset.format_reason)}</div>'
+    return head + about + (_tokens(counts) if counts else "")
+
+
+def _tokens(counts: Counts) -> str:
+    if not counts.rows:
+        return ""
+    some = f" (counted on the first {counts.rows:,} of {counts.of:,})" if counts.rows < counts.of else ""
+    share = 100 * counts.trained / counts.tokens if counts.tokens else 0
+    line = (
+        f'<div class="ftk-num">{counts.rows:,} rows, {counts.tokens:,} tokens, {share:.0f} % trained, '
+        f"longest {counts.longest:,} of {counts.max_length:,}{some}</div>"
+    )
+    if counts.too_long:
+        line += note(f"{counts.too_long:,} rows are longer than {counts.max_length:,} tokens.", "warn")
+    if counts.untrained:
+        line += note(f"{counts.untrained:,} rows have no token that would be trained: left out.", "warn")
+    return line
+
+
+def refused_list(refused: Sequence[Refusal]) -> str:
+    """The rows that are left out, folded."""
+    if not refused:
+        return ""
+    lines = "".join(
+        f'<tr><td class="ftk-n">{one.row}</td><td>{escape(one.reason)}</td></tr>'
+        for one in refused[:REFUSALS_LISTED]
+    )
+    more = len(refused) - REFUSALS_LISTED
+    rest = f'<div class="ftk-muted">and {more:,} more</div>' if more > 0 else ""
+    return (
+        f"<details><summary>{len(refused):,} rows refused (row numbers count from 0)</summary>"
+        f'<table class="ftk-table"><thead><tr><th class="ftk-n">Row</th><th>Why</th></tr></thead>'
+        f"<tbody>{lines}</tbody></table>{rest}</details>"
+    )
+
+
+def table(examples: Sequence[Example], first: int, current: int) -> str:
+    """A few rows, the current one marked."""
+    body = ""
+    for place, example in enumerate(examples, start=first):
+        mark = ' class="ftk-here" aria-current="true"' if place == current else ""
+        cells = f"<td>{_asked(example)}</td><td>{_answer(example)}</td>"
+        body += f'<tr{mark}><td class="ftk-n">{place + 1}</td>{cells}</tr>'
+    head = '<tr><th class="ftk-n">Row</th><th>Asked</th><th>Answer</th></tr>'
+    return f'<table class="ftk-table"><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+
+def _asked(example: Example) -> str:
+    messages = getattr(example, "messages", None)
+    if messages is None:
+        return _short(getattr(example, "text", ""))
+    turns = [m for m in messages if m.role == "user"]
+    more = f' <span class="ftk-muted">+ {len(turns) - 1} turns</span>' if len(turns) > 1 else ""
+    return (_short(turns[0].content) if turns else "") + more
+
+
+def _answer(example: Example) -> str:
+    turns = [m for m in getattr(example, "messages", ()) if m.role == "assistant"]
+    return _short(turns[0].content) if turns else '<span class="ftk-muted">plain text</span>'
+
+
+def _short(text: str) -> str:
+    return escape(text if len(text) <= _CUT else text[: _CUT - 1] + "…")
