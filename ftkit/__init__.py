@@ -5,7 +5,7 @@
     run = ftkit.start(ftkit.Recipe(model="starter", data="starter:extract"))
     run.wait()
 
-Names are imported when first used: `import ftkit` is instant.
+`ftkit.Lab()` does the same by clicking. Names are imported when first used: `import ftkit` is instant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ftkit.chat import ChatSession
     from ftkit.recipe import Recipe
     from ftkit.runs import Run, attach, list_runs, start
+    from ftkit.ui import Lab
 
 __version__ = "0.1.0"
 
@@ -28,10 +29,11 @@ _WHERE = {
     "list_runs": "ftkit.runs",
     "start": "ftkit.runs",
     "ChatSession": "ftkit.chat",
+    "Lab": "ftkit.ui",
 }
 _PACKAGES = ("chat", "data", "errors", "evaluate", "models", "recipe", "ui")
 
-__all__ = ["ChatSession", "Recipe", "Run", "attach", "list_runs", "recipe", "start", "ui"]
+__all__ = ["ChatSession", "Lab", "Recipe", "Run", "attach", "list_runs", "recipe", "start", "ui"]
 
 
 def __getattr__(name: str) -> Any:

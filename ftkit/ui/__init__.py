@@ -6,22 +6,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftkit.ui.lab import Lab
     from ftkit.ui.panels.chat import ChatPanel
+    from ftkit.ui.panels.data import DataPanel
+    from ftkit.ui.panels.model import ModelPanel
     from ftkit.ui.panels.monitor import MonitorPanel
+    from ftkit.ui.panels.train import TrainPanel
     from ftkit.ui.tokens import TokenView
     from ftkit.ui.workspace import Workspace
 
 _WHERE = {
     "ChatPanel": "ftkit.ui.panels.chat",
+    "DataPanel": "ftkit.ui.panels.data",
+    "Lab": "ftkit.ui.lab",
+    "ModelPanel": "ftkit.ui.panels.model",
     "MonitorPanel": "ftkit.ui.panels.monitor",
     "TokenView": "ftkit.ui.tokens",
+    "TrainPanel": "ftkit.ui.panels.train",
     "Workspace": "ftkit.ui.workspace",
 }
 
 __all__ = [
     "ChatPanel",
+    "DataPanel",
+    "Lab",
+    "ModelPanel",
     "MonitorPanel",
     "TokenView",
+    "TrainPanel",
     "Workspace",
 ]
 

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _STATES = {
+    "starting": "wait",
     "queued": "wait",
     "running": "run",
     "paused": "wait",

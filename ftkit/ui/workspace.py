@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -39,6 +40,11 @@ class Workspace(traitlets.HasTraits):
 
     def __repr__(self) -> str:
         return f"Workspace(model={self.recipe.model.source!r}, data={self.recipe.data.source!r})"
+
+    def unobserve(self, *arguments: Any, **keywords: Any) -> None:
+        """As in traitlets, but forgetting an observer twice is no error: a panel may be closed twice."""
+        with contextlib.suppress(ValueError):
+            super().unobserve(*arguments, **keywords)
 
     def edit(self, changes: dict[str, Any]) -> Recipe:
         """Change fields of the Recipe by dotted path: `edit({"training.epochs": 3})`.
