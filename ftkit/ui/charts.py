@@ -5,6 +5,7 @@ Importing this module imports plotly's FigureWidget, about a second: panels do i
 
 from __future__ import annotations
 
+import re
 import threading
 from copy import deepcopy
 from typing import Any
@@ -16,6 +17,14 @@ from IPython import get_ipython
 from ftkit.ui import _figure, front
 from ftkit.ui._history import Follower, History
 from ftkit.ui.svg_chart import SvgChart, empty_message
+
+
+def _front_end() -> str:
+    """Plotly's front-end module with two repairs behind it: see `widgets/chart/plotly_view.js`."""
+    module = str(getattr(go.FigureWidget, "_esm", ""))  # without anywidget there is none
+    exported = re.search(r"([\w$]+) as FigureView\b", module[max(module.rfind("export{"), 0) :])
+    view = exported.group(1) if exported else "undefined"
+    return f"{module}\nconst ftkFigureView = {view};\n{front.asset('chart/plotly_view.js')}"
 
 
 class RunChart(go.FigureWidget):
@@ -42,8 +51,7 @@ class RunChart(go.FigureWidget):
 
     _follower: Follower | None = None
     _css = front.css("chart/style.css")
-    # plotly's own front-end resizes with the window only; a panel, a side bar or a tab resizes without it
-    _esm = str(getattr(go.FigureWidget, "_esm", "")) + "\n" + front.asset("chart/resize.js")
+    _esm = _front_end()
 
     def __init__(self, run: Any = None, *, history: History | None = None, title: bool = True) -> None:
         self._lock = threading.RLock()
@@ -55,6 +63,7 @@ class RunChart(go.FigureWidget):
         self._config = {
             "responsive": True,
             "displaylogo": False,
+            "showSendToCloud": False,  # plotly 7 would offer to upload the chart
             "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
         }
         self.add_class("ftk-widget")
