@@ -143,8 +143,10 @@ class Lab(widgets.VBox):
     def _open(self, index: int | None) -> None:
         if index is None:
             return
-        panel = self._panel(_TABS[index])
-        panel.shown()
+        try:
+            self._panel(_TABS[index]).shown()
+        except Exception as error:  # noqa: BLE001 - a callback has no caller; the other panels go on
+            self._tabs.children[index].children = (widgets.HTML(markup.failure(error)),)
         self.workspace.tab = _TABS[index]
         self._name_tabs()
 

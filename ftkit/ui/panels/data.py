@@ -140,6 +140,7 @@ class DataPanel(Panel):
         self._kind.observe(self._kind_chosen, "value")
         self._sets = widgets.Box([])
         self._sets.add_class("ftk-grid")
+        self._sets.add_class("ftk-broad")
         self._source = Field(self.workspace, "data.source", title="File")
         self._hub = [Field(self.workspace, "data.subset"), Field(self.workspace, "data.split")]
         self._fields = grid([self._source, *self._hub])
@@ -157,7 +158,7 @@ class DataPanel(Panel):
         for control in (self._which, self._number):
             control.add_class("ftk-inline")
         self._previous = button(
-            "Previous", "Show the row before", lambda: self._goto(self._at - 1, self._part)
+            "Previous row", "Show the row before", lambda: self._goto(self._at - 1, self._part)
         )
         self._next = button("Next row", "Show the row after", lambda: self._goto(self._at + 1, self._part))
         self._table = widgets.HTML()
@@ -225,7 +226,7 @@ class DataPanel(Panel):
             text = (
                 f'<div class="ftk-h">{markup.escape(one.title)}</div>'
                 f"<div>{markup.escape(one.description)}</div>"
-                f'<div class="ftk-muted">Measured: {markup.escape(one.measured)}</div>'
+                f'<div class="ftk-muted">Measured: {markup.escape(_measures(one))}</div>'
             )
             use = button(
                 "In use" if source == current else f"Use {one.title}",
@@ -401,3 +402,7 @@ def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tupl
 
     chat = preview.template(recipe, fetch=fetch, progress=progress)
     return preview.count(dataset.train, chat, recipe, progress), chat
+
+
+def _measures(one: Any) -> str:
+    return getattr(one, "measures", "") or getattr(one, "measured", "")

@@ -96,6 +96,7 @@ class ModelPanel(Panel):
         self._about = widgets.HTML()
         self._fetch = button("Fetch now", "Download the model now rather than at Start", self.fetch)
         self._place = widgets.HTML()
+        self._where = row(self._place, self._fetch)
         self._progress = widgets.HTML()
         self._chip = widgets.HTML()
         self._machine = widgets.HTML()
@@ -108,7 +109,7 @@ class ModelPanel(Panel):
                     self._kind,
                     self._about,
                     self._fields,
-                    row(self._place, self._fetch),
+                    self._where,
                     self._progress,
                 ),
                 card(UnionForm(self.workspace, "method")),
@@ -149,7 +150,9 @@ class ModelPanel(Panel):
             self._known.options = [("Choose one", ""), *options]
         source = self.workspace.recipe.model.source
         about = _about(source)
-        if fields and _kind_of(source) != kind:
+        asking = fields and _kind_of(source) != kind
+        self._where.layout.display = "none" if asking else None
+        if asking:
             about = f"Still {source}, until you name another model below."
         self._about.value = markup.muted(about) if about else ""
         self._about.layout.display = None if about else "none"
@@ -273,7 +276,7 @@ def _memory(found: MemoryEstimate) -> str:
     key = (
         f'<div class="ftk-keys ftk-num"><span class="ftk-key ftk-others">in use {others:.1f} GB</span>'
         f'<span class="ftk-key ftk-{_LOOKS[found.verdict]}">this run {found.peak_gb:.1f} GB</span>'
-        f'<span class="ftk-key">free {found.free_gb:.1f} GB</span></div>'
+        f'<span class="ftk-key">left {max(found.free_gb - found.peak_gb, 0.0):.1f} GB</span></div>'
     )
     parts = " · ".join(f"{name} {size:.2f}" for name, size in found.parts.items())
     detail = f"<details><summary>What it is made of</summary>{html.escape(parts)} GB</details>"

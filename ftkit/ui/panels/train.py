@@ -160,7 +160,7 @@ class TrainPanel(Panel):
         first = grid([Field(workspace, path, explain=True) for path in _FIRST])
         more = folded(
             {
-                "Learning": lambda: section_form(workspace, "training"),
+                "More training settings": lambda: section_form(workspace, "training"),
                 "Device and precision": lambda: section_form(workspace, "compute"),
                 "Run folder": lambda: section_form(workspace, "output"),
             }
