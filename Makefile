@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## fine-tune the starter model and show that it learned (minutes, on a plain CPU)
 	@$(BIN)/ftkit demo
 
-lab: $(INSTALLED) ## open JupyterLab on a notebook that fine-tunes the starter model
+lab: $(INSTALLED) ## open JupyterLab on the Lab
 	@$(BIN)/ftkit lab notebooks/lab.ipynb
 
 test: lint unit ## everything: lint, types, layers, tests, notebooks, browser

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--offline", action="store_true", help="use only what is already on this machine")
 
-    sub = command("lab", _lab, "Open JupyterLab on a notebook that fine-tunes the starter model.")
+    sub = command("lab", _lab, "Open JupyterLab on a notebook with the Lab.")
     sub.add_argument(
         "notebook", nargs="?", type=Path, help="the notebook (default: ./ftkit-lab.ipynb, made if absent)"
     )

@@ -45,9 +45,11 @@ def lab(
         notebook = Path(NOTEBOOK)
         if not notebook.exists():
             shutil.copyfile(packaged_notebook(), notebook)
-            out.print(f"Made {escape(str(notebook))}: fine-tunes the starter model; yours to change.")
+            out.print(f"Made {escape(str(notebook))}, a notebook with the Lab; it is yours to change.")
     elif not notebook.is_file():
-        raise FtkitError(f"There is no notebook at {notebook}.", "Leave it out to get a new one.")
+        raise FtkitError(
+            f"There is no notebook at {notebook}.", "Leave it out to get a new one with the Lab."
+        )
     process = subprocess.Popen(command(notebook.resolve(), port=port, browser=browser, extra=extra))
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:

@@ -15,12 +15,16 @@ from .jupyter import CHROMIUM, Notebook, Server, chromium, serve
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder carries the mark `browser`; without a Chromium it is skipped."""
+    """Everything in this folder carries the mark `browser` and comes last; without a Chromium it is skipped.
+
+    Last, because playwright leaves its event loop running in the main thread: `asyncio.run` fails after it.
+    """
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
             if CHROMIUM is None:
                 item.add_marker(pytest.mark.skip(reason="no chromium on this machine"))
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
 @pytest.fixture(scope="session")
