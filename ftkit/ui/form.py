@@ -197,14 +197,17 @@ class Field(widgets.VBox):
             self._say(str(error))
         else:
             self._say("")
+            if self.path in self.workspace.problems:
+                self.workspace.report(self.path, None)
 
     def _say(self, problem: str) -> None:
+        had_one = self._wrong in self.children
         self._wrong.value = f'<span role="alert">{markup.escape(problem)}</span>' if problem else ""
         (self.add_class if problem else self.remove_class)("ftk-invalid")
         children = (self.control, *([self._wrong] if problem else []), *self._help)
         if self.children != children:
             self.children: tuple[widgets.Widget, ...] = children
-        if problem or self.path in self.workspace.problems:
+        if problem or had_one:
             self.workspace.report(self.path, problem or None)
 
     def _recipe_changed(self, _: Any) -> None:
@@ -274,10 +277,12 @@ def grid(children: Sequence[widgets.Widget]) -> widgets.Box:
     return box
 
 
-def section_form(workspace: Workspace, section: str, names: Sequence[str] = ()) -> widgets.Box:
-    """All fields of a section (or those named), in columns."""
+def section_form(
+    workspace: Workspace, section: str, names: Sequence[str] = (), without: Sequence[str] = ()
+) -> widgets.Box:
+    """All fields of a section (or those named, or all but some), in columns."""
     fields = names or [n for n in type(getattr(workspace.recipe, section)).model_fields if n != "type"]
-    return grid([Field(workspace, f"{section}.{name}") for name in fields])
+    return grid([Field(workspace, f"{section}.{name}") for name in fields if name not in without])
 
 
 def folded(builders: Mapping[str, Callable[[], widgets.Widget]]) -> widgets.Accordion:

@@ -56,7 +56,8 @@ class DataPanel(Panel):
     --------
     >>> panel = ftkit.ui.DataPanel()                                                   # doctest: +SKIP
     >>> panel.choose("starter:persona")                                                # doctest: +SKIP
-    >>> panel.wait().dataset                                                           # doctest: +SKIP
+    >>> panel.wait()                                                                   # doctest: +SKIP
+    >>> len(panel.dataset.train)                                                       # doctest: +SKIP
     """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
@@ -85,14 +86,13 @@ class DataPanel(Panel):
         """The rows that are shown, or None."""
         return self.workspace.dataset
 
-    def choose(self, source: str) -> DataPanel:
+    def choose(self, source: str) -> None:
         """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits."""
         changed = source != self.workspace.recipe.data.source
         self._opened = True
         self.workspace.edit({"data.source": source})
         if not changed:
             self.load()
-        return self
 
     def load(self) -> None:
         """Read the rows again. Returns at once."""
@@ -114,7 +114,7 @@ class DataPanel(Panel):
         self._at = row
         self._show_rows()
 
-    def wait(self, timeout: float | None = 120.0) -> DataPanel:
+    def wait(self, timeout: float | None = 120.0) -> None:
         """Wait until the rows are read and their tokens counted.
 
         Raises
@@ -126,7 +126,6 @@ class DataPanel(Panel):
         self._counting.wait(timeout)
         if self.error is not None:
             raise self.error
-        return self
 
     def shown(self) -> None:
         """Read the rows the first time that the panel is looked at."""
@@ -166,13 +165,14 @@ class DataPanel(Panel):
         self._tokens_note = widgets.HTML()
         self._fetch = button("Fetch the model", "Fetch the model to see its tokens", self._fetch_model)
         self._fetch.layout.display = "none"
+        self._tokens_row = row(self._tokens_note, self._fetch)
         self._rows = card(
             self._summary,
             self._refused,
             row(self._which, self._previous, self._number, self._next),
             self._table,
             self._view,
-            row(self._tokens_note, self._fetch),
+            self._tokens_row,
         )
         settings = {
             "Data settings": lambda: section_form(self.workspace, "data", _SETTINGS),
@@ -211,6 +211,7 @@ class DataPanel(Panel):
     def _show_kind(self, kind: str) -> None:
         self._sets.layout.display = None if kind == "starter" else "none"
         self._fields.layout.display = "none" if kind == "starter" else None
+        self._reload.layout.display = "none" if kind == "starter" else None
         for field in self._hub:
             field.layout.display = None if kind == "hub" else "none"
         if kind == "starter":
@@ -303,6 +304,7 @@ class DataPanel(Panel):
         if dataset is None:
             return
         self._fetch.layout.display = "none"
+        self._tokens_row.layout.display = None
         self._tokens_note.value = markup.muted("Tokens: getting the tokenizer …")
         self._counting.submit(lambda: _count(dataset, recipe, fetch, self._tell_tokens), delay=0.1)
 
@@ -312,7 +314,7 @@ class DataPanel(Panel):
 
     def _counted(self, found: tuple[Counts, Any]) -> None:
         self.counts, self._chat = found
-        self._tokens_note.value = ""
+        self._tokens_row.layout.display = "none"
         self.workspace.row_tokens = self.counts.mean
         self._show_rows()
 
@@ -376,6 +378,7 @@ class DataPanel(Panel):
             tokens = preview_tokens(examples[self._at], self._chat, self.workspace.recipe.objective)
         except Exception as error:  # noqa: BLE001 - a template may fail in any way; the row says how
             self._view.layout.display = "none"
+            self._tokens_row.layout.display = None
             self._tokens_note.value = markup.failure(error)
             return
         with self._view.hold_trait_notifications():

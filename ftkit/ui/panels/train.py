@@ -55,6 +55,7 @@ class TrainPanel(Panel):
         self._recipe_changed(None)
         self.workspace.observe(self._recipe_changed, "recipe")
         self.workspace.observe(self._run_changed, "run")
+        self.workspace.observe(self._problems_changed, "problems")
         self._run_changed(None)
 
     @property
@@ -62,7 +63,7 @@ class TrainPanel(Panel):
         """The run that is shown."""
         return self.workspace.run
 
-    def preset(self, name: str) -> Recipe:
+    def preset(self, name: str) -> None:
         """Set the fields of a preset: `quick look`, `balanced` or `thorough`.
 
         Raises
@@ -70,9 +71,7 @@ class TrainPanel(Panel):
         RecipeError
             When there is no such preset.
         """
-        recipe = presets.apply(self.workspace.recipe, name)
-        self.workspace.recipe = recipe
-        return recipe
+        self.workspace.recipe = presets.apply(self.workspace.recipe, name)
 
     def start(self) -> Run:
         """Start a run of the Recipe, as the button does, and return it.
@@ -158,9 +157,12 @@ class TrainPanel(Panel):
         self._presets.observe(self._preset_chosen, "value")
         self._preset_about = widgets.HTML()
         first = grid([Field(workspace, path, explain=True) for path in _FIRST])
+        first.add_class("ftk-tight")
         more = folded(
             {
-                "More training settings": lambda: section_form(workspace, "training"),
+                "More training settings": lambda: section_form(
+                    workspace, "training", without=[path.split(".")[1] for path in _FIRST]
+                ),
                 "Device and precision": lambda: section_form(workspace, "compute"),
                 "Run folder": lambda: section_form(workspace, "output"),
             }
@@ -221,6 +223,11 @@ class TrainPanel(Panel):
             self._code.text = self.code()
         self._ask_to_save()
 
+    def _problems_changed(self, change: Any) -> None:
+        """What kept a run from starting has been set right."""
+        if not change["new"]:
+            self._message.value = ""
+
     # Start, pause, stop
 
     def _begin(self) -> None:
@@ -280,6 +287,7 @@ class TrainPanel(Panel):
     # Following the run
 
     def _run_changed(self, _: Any) -> None:
+        self._message.value = ""
         if self._look():
             self._ticker.start()
 
