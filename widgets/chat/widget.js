@@ -130,6 +130,7 @@ function turnView(turn, actions) {
   node.append(user, replies);
   const views = new Map();
   let shownError = null;
+  const retry = button("Try again", "Ask this again", "ftk-chat-small", actions.regenerate);
   return {
     node,
     update(next, state) {
@@ -150,8 +151,12 @@ function turnView(turn, actions) {
       if (Boolean(next.error) !== Boolean(shownError)) {
         shownError?.remove();
         shownError = next.error ? errorView(next.error) : null;
-        if (shownError) node.append(shownError);
+        if (shownError) {
+          shownError.append(retry);
+          node.append(shownError);
+        }
       }
+      retry.hidden = !state.last;
     },
   };
 }
@@ -372,7 +377,9 @@ function composer(actions) {
     draw(subject, replying) {
       ready = Boolean(subject) && !replying;
       area.disabled = !subject;
-      area.placeholder = subject ? "Message (Enter sends, Shift+Enter starts a new line)" : "Start a run first";
+      area.placeholder = subject
+        ? "Message (Enter sends, Shift+Enter starts a new line)"
+        : "Start or open a run first";
       send.hidden = replying;
       stop.hidden = !replying;
       fit();
