@@ -56,8 +56,7 @@ class DataPanel(Panel):
     --------
     >>> panel = ftkit.ui.DataPanel()                                                   # doctest: +SKIP
     >>> panel.choose("starter:persona")                                                # doctest: +SKIP
-    >>> panel.wait()                                                                   # doctest: +SKIP
-    >>> len(panel.dataset.train)                                                       # doctest: +SKIP
+    >>> panel.wait().dataset                                                           # doctest: +SKIP
     """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
@@ -86,13 +85,14 @@ class DataPanel(Panel):
         """The rows that are shown, or None."""
         return self.workspace.dataset
 
-    def choose(self, source: str) -> None:
+    def choose(self, source: str) -> DataPanel:
         """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits."""
         changed = source != self.workspace.recipe.data.source
         self._opened = True
         self.workspace.edit({"data.source": source})
         if not changed:
             self.load()
+        return self
 
     def load(self) -> None:
         """Read the rows again. Returns at once."""
@@ -114,7 +114,7 @@ class DataPanel(Panel):
         self._at = row
         self._show_rows()
 
-    def wait(self, timeout: float | None = 120.0) -> None:
+    def wait(self, timeout: float | None = 120.0) -> DataPanel:
         """Wait until the rows are read and their tokens counted.
 
         Raises
@@ -126,6 +126,7 @@ class DataPanel(Panel):
         self._counting.wait(timeout)
         if self.error is not None:
             raise self.error
+        return self
 
     def shown(self) -> None:
         """Read the rows the first time that the panel is looked at."""

@@ -201,12 +201,15 @@ class ModelPanel(Panel):
     def _show_memory(self, found: tuple[MemoryEstimate, bool]) -> None:
         self.estimate, here = found
         self._machine.value = _memory(self.estimate)
-        self._place.value = (
-            markup.chip("on this machine", "ok", "Loading it fetches nothing")
-            if here
-            else markup.muted("Not on this machine yet: fetched when a run starts, or now.")
-        )
-        self._fetch.layout.display = "none" if here else None
+        local = _kind_of(self.workspace.recipe.model.source) == "local"
+        if here:
+            self._place.value = markup.chip("on this machine", "ok", "Loading it fetches nothing")
+        elif local:
+            self._place.value = markup.chip("not found", "bad", "There is no such file or folder")
+        else:
+            text = "Not on this machine yet: fetched when a run starts, or now."
+            self._place.value = markup.muted(text)
+        self._fetch.layout.display = "none" if here or local else None
         self._fetch.disabled = here or self._fetching.busy
 
     def _no_memory(self, error: Exception) -> None:
