@@ -20,7 +20,6 @@ from ftkit.ui.svg_chart import SvgChart, loss_svg
 
 from .fake_run import FakeRun
 
-
 NAMES = [curve.name for curve in _figure.CURVES]
 
 

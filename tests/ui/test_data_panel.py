@@ -1,0 +1,154 @@
+"""The Data panel: rows, refusals, tokens; a failure keeps what was shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftkit.data import Conversation, Message, Template, encode
+from ftkit.errors import DataError
+from ftkit.recipe import Recipe
+from ftkit.ui import DataPanel, Workspace
+
+
+def _turns(asked: str, answer: str | None) -> dict:
+    messages = [{"role": "user", "content": asked}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": answer})
+    return {"messages": messages}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Twenty rows, one of them without an answer, one that looks like HTML."""
+    made = [_turns(f"Question {number}", f"Answer {number}") for number in range(18)]
+    made += [_turns("<img src=x onerror=alert(1)>", "<b>bold</b>"), _turns("No answer", None)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in made))
+    return path
+
+
+@pytest.fixture
+def panel(tiny_model_folder: Callable[..., Path], rows: Path) -> DataPanel:
+    recipe = Recipe(model=str(tiny_model_folder()), data={"source": str(rows), "held_out_fraction": 0.1})
+    return DataPanel(Workspace(recipe)).wait()
+
+
+def test_rows_are_counted_and_refusals_named(panel: DataPanel) -> None:
+    assert len(panel.dataset.train) == 17
+    assert len(panel.dataset.held_out) == 2
+    assert "17 to train on" in panel._summary.value
+    assert "2 held out" in panel._summary.value
+    assert "1 refused" in panel._summary.value
+    assert '<td class="ftk-n">19</td>' in panel._refused.value
+    assert panel.workspace.is_current()
+
+
+def test_the_tokens_shown_are_the_tokens_trained(panel: DataPanel) -> None:
+    from transformers import AutoTokenizer
+
+    template = Template(AutoTokenizer.from_pretrained(panel.workspace.recipe.model.source))
+    for row in (0, 5):
+        panel.show(row)
+        example = panel.dataset.train[row]
+        encoded = encode(example, template, panel.workspace.recipe.objective)
+        assert [token["id"] for token in panel._view.tokens] == encoded.ids.tolist()
+        assert [token["trained"] for token in panel._view.tokens] == encoded.mask.tolist()
+    assert panel.counts.rows == 17
+    assert 0 < panel.counts.trained < panel.counts.tokens
+    assert "tokens" in panel._summary.value
+    assert panel.workspace.row_tokens == panel.counts.mean
+
+
+def test_what_comes_from_the_data_is_escaped(panel: DataPanel) -> None:
+    page = ""
+    for part in ("train", "held_out"):
+        for row in range(len(getattr(panel.dataset, part))):
+            panel.show(row, part)
+            page += panel._table.value + panel._summary.value + panel._refused.value
+    assert "&lt;img" in page
+    assert "<img" not in page
+    assert "<b>bold" not in page
+
+
+def test_paging_stays_inside_the_rows(panel: DataPanel) -> None:
+    panel._next.click()
+    panel._next.click()
+    assert panel._number.value == 3
+    panel._number.value = 17
+    assert panel._next.disabled
+    panel.show(999)
+    assert panel._number.value == 17
+    panel._which.value = "held_out"
+    assert panel._number.value == 1
+    assert panel._number.max == 2
+    panel._next.click()
+    assert panel._next.disabled
+
+
+def test_a_failure_is_shown_and_the_rows_stay(panel: DataPanel, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        panel.choose(f"{tmp_path}/nope.jsonl").wait()
+    assert "nope.jsonl" in panel._message.value
+    assert "read before" in panel._message.value
+    assert len(panel.dataset.train) == 17
+    assert not panel.workspace.is_current()
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(DataError):
+        panel.choose(str(empty)).wait()
+    assert len(panel.dataset.train) == 17
+
+
+def test_a_failure_goes_when_the_next_rows_are_good(panel: DataPanel, rows: Path) -> None:
+    with pytest.raises(DataError):
+        panel.choose("nope.jsonl").wait()
+    panel.choose(str(rows)).wait()
+    assert panel._message.value == ""
+
+
+def test_changed_data_settings_read_the_rows_again(panel: DataPanel) -> None:
+    panel.workspace.edit({"data.max_rows": 6, "data.held_out_fraction": 0})
+    panel.wait()
+    assert len(panel.dataset.train) == 6
+    assert panel._which.options == (("Training rows (6)", "train"),)
+
+
+def test_a_changed_objective_changes_the_tokens_trained(panel: DataPanel) -> None:
+    before = panel.counts.trained
+    panel.workspace.edit({"objective.train_on": "all"})
+    panel.wait()
+    assert panel.counts.trained > before
+
+
+def test_rows_longer_than_the_cut_off_are_announced(panel: DataPanel) -> None:
+    panel.workspace.edit({"data.max_length": 4})
+    panel.wait()
+    assert panel.counts.too_long == 17
+    assert "longer than 4 tokens" in panel._summary.value
+
+
+def test_a_model_that_is_not_here_offers_to_be_fetched(rows: Path) -> None:
+    recipe = Recipe(model="ftkit-tests/not-on-this-machine", data=str(rows))
+    panel = DataPanel(Workspace(recipe)).wait()
+    assert panel.counts is None
+    assert panel._fetch.layout.display is None
+    assert len(panel.dataset.train) > 0
+
+
+def test_starter_sets_are_cards(panel: DataPanel) -> None:
+    panel.choose("starter:persona").wait()
+    assert panel._kind.value == "starter"
+    names = [card.children[1].description for card in panel._sets.children]
+    assert names == ["Use Extract", "In use"]
+    panel._sets.children[0].children[1].click()
+    assert panel.workspace.recipe.data.source == "starter:extract"
+    panel.wait()
+
+
+def test_a_conversation_is_what_is_shown(panel: DataPanel) -> None:
+    assert isinstance(panel.dataset.train[0], Conversation)
+    assert isinstance(panel.dataset.train[0].messages[0], Message)

@@ -1,0 +1,93 @@
+"""The Model panel: source, method, memory; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftkit.errors import ModelError
+from ftkit.ui import ModelPanel, Workspace
+
+
+def test_memory_is_estimated_and_follows_the_recipe() -> None:
+    panel = ModelPanel()
+    panel.wait()
+    small = panel.estimate
+    assert small is not None
+    assert small.verdict in panel._machine.value
+    panel.workspace.edit({"training.batch_size": 4096, "method": "full"})
+    panel.wait()
+    assert panel.estimate is not None
+    assert panel.estimate.peak_gb > 10 * small.peak_gb
+    assert panel.estimate.verdict == "will not fit"
+    assert "helps most" in panel._machine.value
+
+
+def test_the_rows_that_were_counted_make_the_estimate_better() -> None:
+    panel = ModelPanel(Workspace(row_tokens=777))
+    panel.wait()
+    assert "777 tokens" in panel._machine.value
+
+
+def test_a_local_model_is_found_and_a_missing_one_said_to_be_missing(
+    tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    panel = ModelPanel()
+    panel.choose(str(tiny_model_folder()))
+    panel.wait()
+    assert panel._kind.value == "local"
+    assert "on this machine" in panel._place.value
+    panel.choose(f"{tmp_path}/<b>nope")
+    panel.wait()
+    assert "not found" in panel._place.value
+    assert "&lt;b&gt;nope" in panel._machine.value
+    assert panel._fetch.layout.display == "none"
+
+
+def test_changing_the_kind_asks_and_comes_back_to_what_was_typed() -> None:
+    panel = ModelPanel()
+    panel._kind.value = "hub"
+    assert panel.workspace.recipe.model.source == "starter"
+    assert panel._source.control.value == ""
+    assert "Still starter" in panel._about.value
+    assert len(panel._known.options) > 3
+    panel.workspace.edit({"method.rank": 4})
+    assert panel._kind.value == "hub"
+    panel._source.control.value = "org/name"
+    panel._kind.value = "starter"
+    assert panel.workspace.recipe.model.source == "starter"
+    panel._kind.value = "hub"
+    assert panel.workspace.recipe.model.source == "org/name"
+
+
+def test_a_suggestion_is_taken() -> None:
+    panel = ModelPanel()
+    panel._kind.value = "hub"
+    panel._known.value = panel._known.options[1][1]
+    assert panel.workspace.recipe.model.source == panel._known.options[1][1]
+    assert "parameters" in panel._about.value
+
+
+def test_fetching_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> None:
+        raise ModelError("The Hub is <gone>.", "Check the network.")
+
+    monkeypatch.setattr("ftkit.models.resolve", resolve)
+    panel = ModelPanel()
+    panel.fetch()
+    panel.wait()
+    assert "The Hub is &lt;gone&gt;." in panel._progress.value
+    assert "Check the network." in panel._progress.value
+
+
+def test_opening_the_lab_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, ftkit, ipywidgets; lab = ftkit.Lab(); lab.model.wait(); lab.train; "
+        "print([m for m in ('torch', 'transformers', 'pandas', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
