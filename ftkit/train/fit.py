@@ -54,6 +54,8 @@ def fit(
     from ftkit.models.load import load_model
 
     loaded = load_model(recipe.model, recipe.compute, progress=progress)
+    for note in loaded.source.notes:
+        sink.emit("note", level="info", text=note)
     progress("Turning the rows into tokens", None)
     template = Template(loaded.tokenizer, system_prompt=recipe.data.system_prompt)
     train_rows, eval_rows = _tokens(dataset, template, recipe, sink, progress)
@@ -89,6 +91,7 @@ class _Stages:
     def __init__(self, sink: Sink, control: Control) -> None:
         self.sink = sink
         self.control = control
+        self.last: tuple[str, float | None] | None = None
 
     def __call__(self, text: str, fraction: float | None = None) -> None:
         self.control.checkpoint()
@@ -97,7 +100,9 @@ class _Stages:
         self.quietly(text, fraction)
 
     def quietly(self, text: str, fraction: float | None) -> None:
-        self.sink.emit("stage", text=text, fraction=fraction)
+        if (text, fraction) != self.last:  # downloads report many times a second
+            self.last = (text, fraction)
+            self.sink.emit("stage", text=text, fraction=fraction)
 
 
 def _tokens(

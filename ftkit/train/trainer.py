@@ -6,6 +6,7 @@ Trainer brings the schedules, the checkpoints, accelerate and the optimizers; wh
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ftkit.data.batches import PackedCollator, PaddedCollator
 from ftkit.data.encode import Encoded
 from ftkit.errors import RunError
 from ftkit.fast.logprobs import IGNORED, LogProbs
+from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import Recipe
 from ftkit.train.objectives.likelihood import negative_log_likelihood
@@ -51,6 +53,7 @@ class FtkitTrainer(Trainer):
         sink: Sink,
         control: Control,
     ) -> None:
+        self.loaded = loaded
         self.gate = loaded.gate
         self.logprobs = logprobs
         self.sink = sink
@@ -112,6 +115,10 @@ class FtkitTrainer(Trainer):
         metrics = {"eval_loss": loss}
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The weights alone, as safetensors: Trainer's own also pickles its arguments and may ask the Hub."""
+        save_adapter(self.loaded, output_dir or self.args.output_dir)
 
 
 class _Reporter(TrainerCallback):
@@ -217,6 +224,13 @@ def _useful_tokens(inputs: dict[str, torch.Tensor]) -> int:
     return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
 
 
+def _recomputation(on: bool) -> dict[str, Any]:
+    """Trainer's arguments for recomputed activations, by the names that this release has for them."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
+
+
 def _arguments(
     recipe: Recipe, loaded: LoadedModel, rows: int, has_eval: bool, folder: Path
 ) -> TrainingArguments:
@@ -230,8 +244,7 @@ def _arguments(
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        gradient_checkpointing=recipe.compute.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **_recomputation(recipe.compute.gradient_checkpointing),
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler,
         warmup_steps=math.ceil(training.warmup * steps),

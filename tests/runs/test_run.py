@@ -37,8 +37,9 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_run_trains_saves_and_is_found_again(recipe: Callable[..., ftkit.Recipe]) -> None:
+    short = recipe(training__max_steps=12)
     begun = time.perf_counter()
-    run = ftkit.start(recipe(training__max_steps=12))
+    run = ftkit.start(short)
     assert time.perf_counter() - begun < 1.0
     run.wait(120)
     metrics = run.metrics
@@ -46,6 +47,8 @@ def test_a_run_trains_saves_and_is_found_again(recipe: Callable[..., ftkit.Recip
     assert metrics["eval_loss"].notna().sum() >= 2
     assert (run.path / "adapter" / "adapter_model.safetensors").is_file()
     assert (run.path / "adapter" / "chat_template.jinja").is_file()
+    assert not [path for path in run.path.rglob("*") if path.name == "training_args.bin"], "a pickle"
+    assert any(path.name == "adapter_model.safetensors" for path in (run.path / "checkpoints").rglob("*"))
     assert ftkit.Recipe.from_yaml(run.path / "recipe.yaml") == run.recipe
     assert json.loads((run.path / "environment.json").read_text())["device"] in {"cpu", "cuda"}
     assert [found.name for found in ftkit.list_runs(run.path.parent)] == [run.name]
