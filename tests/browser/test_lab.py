@@ -132,4 +132,5 @@ def test_the_quickstart_notebook_runs_in_the_page(open_notebook: Callable[..., N
     notebook = open_notebook(NOTEBOOKS / "01-quickstart.ipynb")
     notebook.run_all(timeout=240)
     expect(notebook.page.locator(".js-plotly-plot").locator("visible=true").first).to_be_visible()
-    assert notebook.errors == []
+    # the badges at its head are pictures from the net, which a test machine may not reach
+    assert [error for error in notebook.errors if "ERR_NAME_NOT_RESOLVED" not in error] == []
