@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test lint unit chromium clean distclean
+.PHONY: help venv demo lab test bench lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v "$$name" && break; done)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 16
@@ -60,6 +61,10 @@ chromium:
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
 			>/dev/null || echo "Chromium could not be installed: the browser tests will skip"; \
 	else echo "There is no Chromium here: the browser tests will skip"; fi
+
+bench: export OMP_WAIT_POLICY := PASSIVE
+bench: $(INSTALLED) ## speed and memory beside plain Hugging Face, measured side by side (BENCH_ARGS="--rounds 1")
+	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_ARGS)
 
 clean: ## remove caches and build output (never your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

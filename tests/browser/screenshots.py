@@ -46,6 +46,7 @@ def take(notebook: Notebook, folder: Path) -> None:
     box.fill(QUESTION)
     box.press("Enter")
     expect(lab.get_by_text("Regenerate", exact=True)).to_have_count(2, timeout=120_000)
+    expect(lab.get_by_role("button", name="Send")).to_be_visible(timeout=120_000)
     notebook.page.wait_for_timeout(500)
     notebook.screenshot(folder / "chat.png", 1)
     assert notebook.errors == []
