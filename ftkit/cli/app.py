@@ -99,6 +99,21 @@ def _runs(options: argparse.Namespace) -> int:
     return runs(options.folder)
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from ftkit.cli.data import inspect
+
+    settings = {"format": options.format, "subset": options.subset, "split": options.split}
+    return inspect(
+        options.source,
+        model=options.model,
+        template=options.template,
+        row=options.row,
+        as_json=options.json,
+        offline=options.offline,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     """`training.epochs=1` as a path and a value; the value is read as YAML reads it."""
     import yaml
@@ -173,6 +188,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, help="0 always takes the likeliest token")
     sub.add_argument("--max-new-tokens", type=int, help="longest reply, in tokens")
     sub.add_argument("--seed", type=int, help="makes the replies repeatable")
+
+    sub = command("data", None, "Look at a dataset before training on it.")
+    actions = sub.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    text = "Print a dataset's format, counts, refused rows and findings."
+    sub = actions.add_parser("inspect", help=text[0].lower() + text[1:-1], description=text)
+    sub.set_defaults(command=_inspect)
+    sub.add_argument("source", metavar="PATH", help="a file or folder, a starter set or a Hub id")
+    sub.add_argument("--format", metavar="NAME", help="the row format (default: recognised)")
+    sub.add_argument("--subset", metavar="NAME", help="the dataset of a dataset_info.json or on the Hub")
+    sub.add_argument("--split", metavar="NAME", help="split of a dataset on the Hub (default: train)")
+    sub.add_argument("--model", default="starter", help="whose tokenizer and chat template to use")
+    sub.add_argument("--template", metavar="NAME", help="another chat template: a name or a Jinja file")
+    sub.add_argument(
+        "--row", type=int, metavar="N", help="also the tokens of this row, from 0, with their mask"
+    )
+    sub.add_argument("--json", action="store_true", help="all of it as one JSON object")
+    sub.add_argument("--offline", action="store_true", help="use only what is already on this machine")
 
     sub = command("runs", _runs, "List the runs in a folder, newest first.")
     add_folder(sub)

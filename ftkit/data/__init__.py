@@ -2,22 +2,42 @@
 
 from ftkit.data.dataset import Dataset, load
 from ftkit.data.encode import Encoded, EncodedSet, encode, encode_all, preview_tokens
-from ftkit.data.example import Conversation, Example, Message, PlainText, Refusal
+from ftkit.data.example import (
+    Conversation,
+    Example,
+    LabelledText,
+    Message,
+    PlainText,
+    PreferencePair,
+    RatedReply,
+    Refusal,
+    SpanAnswer,
+    TaggedTokens,
+    as_conversation,
+)
+from ftkit.data.formats import FORMATS
 from ftkit.data.starter import STARTER_SETS, StarterSet
 from ftkit.data.template import Template
 
 __all__ = [
+    "FORMATS",
     "STARTER_SETS",
     "Conversation",
     "Dataset",
     "Encoded",
     "EncodedSet",
     "Example",
+    "LabelledText",
     "Message",
     "PlainText",
+    "PreferencePair",
+    "RatedReply",
     "Refusal",
+    "SpanAnswer",
     "StarterSet",
+    "TaggedTokens",
     "Template",
+    "as_conversation",
     "encode",
     "encode_all",
     "load",

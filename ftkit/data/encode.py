@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ftkit.data.example import Example, Refusal
+from ftkit.data.example import Example, Refusal, UnusableRowError, as_conversation
 from ftkit.errors import DataError
 from ftkit.recipe import SFT, Objective
 
@@ -64,7 +64,11 @@ def encode_all(
     for place, example in enumerate(examples):
         if progress is not None and place % 64 == 0:
             progress("Turning the rows into tokens", place / len(examples))
-        encoded = encode(example, template, objective)
+        try:
+            encoded = encode(example, template, objective)
+        except UnusableRowError as error:
+            refused.append(Refusal(example.row, str(error)))
+            continue
         if len(encoded.ids) > max_length:
             reason = f"{len(encoded.ids)} tokens, the cut-off is {max_length}"
             if too_long == "error":
@@ -81,8 +85,18 @@ def encode_all(
 
 
 def encode(example: Example, template: Template, objective: Objective) -> Encoded:
-    """One example under `objective`."""
-    return template.encode(example, objective.train_on if isinstance(objective, SFT) else "all")
+    """One example under `objective`.
+
+    Raises
+    ------
+    UnusableRowError
+        When it holds nothing that `objective` could learn.
+    TemplateError
+        When the chat template cannot render it.
+    """
+    return template.encode(
+        as_conversation(example), objective.train_on if isinstance(objective, SFT) else "all"
+    )
 
 
 def preview_tokens(example: Example, template: Template, objective: Objective) -> list[dict[str, Any]]:

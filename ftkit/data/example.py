@@ -1,4 +1,4 @@
-"""The one canonical row, whatever the source format was."""
+"""The canonical rows, whatever the source format was."""
 
 from __future__ import annotations
 
@@ -11,19 +11,54 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: a role of `ROLES` and what was said."""
+    """One turn.
+
+    Attributes
+    ----------
+    role
+        One of `ROLES`.
+    content
+        What was said; empty where the turn is tool calls alone.
+    tool_calls
+        The assistant's calls, each `{"type": "function", "function": {"name": ..., "arguments": ...}}`.
+    weight
+        0: the turn is read but not trained on.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    weight: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message in OpenAI's form, as chat templates take it."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        return turn
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation; `row` is its number in the source from 0, `extra` the columns that are not messages."""
+    """A conversation.
+
+    Attributes
+    ----------
+    row
+        Its number in the source, from 0.
+    extra
+        The columns that are not part of it.
+    tools
+        Descriptions of the functions that the assistant may call.
+    images
+        Paths or addresses of the images that belong to it, in order.
+    """
 
     messages: tuple[Message, ...]
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Any, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +70,64 @@ class PlainText:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-Example = Conversation | PlainText
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two replies to one prompt, of which `chosen` is the better one."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    row: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RatedReply:
+    """A conversation whose last reply was rated good or bad (KTO)."""
+
+    messages: tuple[Message, ...]
+    good: bool
+    row: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text, or a pair of texts, and its class."""
+
+    text: str
+    label: str
+    row: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaggedTokens:
+    """Words, each with a tag such as B-PER."""
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+    row: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpanAnswer:
+    """A question whose answer is a piece of `context`: `answer` begins at character `start`."""
+
+    question: str
+    context: str
+    answer: str
+    start: int
+    row: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+Example = Conversation | PlainText | PreferencePair | RatedReply | LabelledText | TaggedTokens | SpanAnswer
+
+
+class UnusableRowError(ValueError):
+    """A row that cannot be an Example, or cannot be used as asked; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +136,31 @@ class Refusal:
 
     row: int
     reason: str
+
+
+def as_conversation(example: Example) -> Conversation | PlainText:
+    """What supervised fine-tuning learns of an example: of a pair the chosen reply, of rated ones the good.
+
+    Raises
+    ------
+    UnusableRowError
+        When there is nothing in it to imitate.
+    """
+    match example:
+        case Conversation() | PlainText():
+            return example
+        case PreferencePair():
+            return Conversation((*example.prompt, *example.chosen), example.row, example.extra)
+        case RatedReply():
+            if not example.good:
+                raise UnusableRowError("the reply is rated bad: supervised fine-tuning does not imitate it")
+            return Conversation(example.messages, example.row, example.extra)
+        case SpanAnswer():
+            asked = Message("user", f"{example.context}\n\n{example.question}")
+            answer = Message("assistant", example.answer)
+            return Conversation((asked, answer), example.row, example.extra)
+        case LabelledText():
+            turns = (Message("user", example.text), Message("assistant", example.label))
+            return Conversation(turns, example.row, example.extra)
+        case TaggedTokens():
+            raise UnusableRowError("token tags have no answer to imitate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 
 from ftkit.data.encode import Encoded
-from ftkit.data.example import Conversation, Example, Message, PlainText
+from ftkit.data.example import Conversation, Message, PlainText
 from ftkit.errors import TemplateError
+
+_FOLDER = Path(__file__).with_name("templates")
+NAMED = ("chatml", "alpaca", "zephyr")
+"""Templates for models that have none."""
 
 
 class Template:
@@ -22,36 +27,60 @@ class Template:
         A fast transformers tokenizer.
     system_prompt
         Put before every conversation that has no system message.
+    template
+        Used instead of the tokenizer's own: a name of `NAMED`, or the path of a Jinja file.
+
+    Raises
+    ------
+    TemplateError
+        When there is no such template.
     """
 
-    def __init__(self, tokenizer: Any, *, system_prompt: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, system_prompt: str | None = None, template: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
+        self._source = _read_template(template) if template else None
 
     @property
     def source(self) -> str:
         """The template's Jinja text."""
-        text = self.tokenizer.chat_template
+        text = self._source or self.tokenizer.chat_template
         if not isinstance(text, str):
             raise TemplateError(
                 "The model's tokenizer has no chat template.",
-                "Take an instruct (chat) model, or train on plain text with objective 'pretraining'.",
+                f"Choose one in data.template ({', '.join(NAMED)}), take an instruct (chat) model, or train "
+                "on plain text with objective 'pretraining'.",
             )
         return text
 
     def save(self, folder: str | Path) -> None:
         """Write the template beside a model or adapter, as `chat_template.jinja`, where there is one."""
-        if isinstance(self.tokenizer.chat_template, str):
+        if self._source or isinstance(self.tokenizer.chat_template, str):
             (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The conversation as the text that the model sees."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Any] = (),
+    ) -> str:
+        """The conversation as the text that the model sees.
+
+        A template that knows no tool calls gets them as the JSON text of the turn: they must not vanish.
+        """
+        knows_calls = "tool_calls" in self.source
+        turns = [message.as_dict() if knows_calls else _written_out(message) for message in messages]
         if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         try:
             return self.tokenizer.apply_chat_template(
-                turns, chat_template=self.source, tokenize=False, add_generation_prompt=add_generation_prompt
+                turns,
+                tools=list(tools) or None,
+                chat_template=self.source,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         except TemplateError:
             raise
@@ -63,7 +92,7 @@ class Template:
         text = self.render(messages, add_generation_prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode(self, example: Example, train_on: str = "assistant") -> Encoded:
+    def encode(self, example: Conversation | PlainText, train_on: str = "assistant") -> Encoded:
         """Token ids and the mask of trained tokens.
 
         The whole is tokenised once, so the ids are those of `apply_chat_template`; a token is trained when it
@@ -78,7 +107,7 @@ class Template:
         if isinstance(example, PlainText):
             ids = [*self.tokenizer(example.text)["input_ids"], eos]
             return Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), example.row)
-        text = self.render(example.messages)
+        text = self.render(example.messages, tools=example.tools)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = list(encoding["input_ids"])
         starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.int64)
@@ -100,8 +129,10 @@ class Template:
         for place, message in enumerate(example.messages):
             if message.role != "assistant":
                 continue
-            before = self.render(example.messages[:place], add_generation_prompt=True)
-            through = self.render(example.messages[: place + 1])
+            if message.weight == 0:
+                continue
+            before = self.render(example.messages[:place], add_generation_prompt=True, tools=example.tools)
+            through = self.render(example.messages[: place + 1], tools=example.tools)
             if not (text.startswith(through) and through.startswith(before)):
                 raise TemplateError(
                     f"Row {example.row}: the chat template changes earlier turns when later ones follow, "
@@ -110,3 +141,19 @@ class Template:
                 )
             spans.append((len(before), len(through)))
         return spans
+
+
+def _read_template(name: str) -> str:
+    path = _FOLDER / f"{name}.jinja" if name in NAMED else Path(name).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise TemplateError(
+            f"There is no chat template {name!r}.", f"Known: {', '.join(NAMED)}; or the path of a Jinja file."
+        ) from None
+
+
+def _written_out(message: Message) -> dict[str, Any]:
+    """A message without tool calls: each stands as JSON in the text."""
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls]
+    return {"role": message.role, "content": "\n".join(filter(None, (message.content, *calls)))}

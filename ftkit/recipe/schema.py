@@ -37,11 +37,18 @@ class Data(Section):
     """Which rows to learn from and which to hold out."""
 
     source: Annotated[str, Field(min_length=1)] = "starter:extract"
-    """`starter:extract`, `starter:persona`, a local file (json, jsonl, csv, parquet, txt) or a Hub id."""
+    """`starter:extract`, `starter:persona`, a Hub id, or a file (json, jsonl, csv, tsv, parquet, arrow, txt;
+    also .gz or .zst), or a folder of files or with a dataset_info.json."""
     subset: str | None = None
-    """Configuration of a Hub dataset that has several."""
+    """Configuration of a Hub dataset that has several; or the dataset's name in a dataset_info.json."""
     split: str = "train"
     """Split of a Hub dataset to train on."""
+    format: str | None = None
+    """Row format, such as `alpaca`, `messages` or `preference`. Empty: recognised from the rows."""
+    columns: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+    """Which column plays which role, such as prompt: question. Roles left out are recognised."""
+    tags: dict[str, str] = {}  # noqa: RUF012
+    """Names inside a conversation's turns, such as role_tag: speaker. Empty: recognised."""
     held_out_source: str | None = None
     """File, starter set or Hub id with the held-out rows. Empty: the starter set's own held-out rows, or
     `held_out_fraction` of the training rows."""
@@ -55,6 +62,8 @@ class Data(Section):
     """Longest conversation, in tokens. Longer rows follow `too_long`."""
     too_long: Literal["drop", "error"] = "drop"
     """What to do with a row longer than `max_length`: leave it out and say so, or refuse to start."""
+    template: str | None = None
+    """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, or a Jinja file."""
     system_prompt: str | None = None
     """Put this system message before every conversation that has none."""
     seed: int = 42

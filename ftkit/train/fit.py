@@ -57,7 +57,11 @@ def fit(
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
     progress("Turning the rows into tokens", None)
-    template = Template(loaded.tokenizer, system_prompt=recipe.data.system_prompt)
+    template = Template(
+        loaded.tokenizer, system_prompt=recipe.data.system_prompt, template=recipe.data.template
+    )
+    if recipe.data.template:  # chat, evaluation and the saved tokenizer use the same
+        loaded.tokenizer.chat_template = template.source
     train_rows, eval_rows = _tokens(dataset, template, recipe, sink, progress)
     progress("Preparing the model", None)
     _seed(recipe.training.seed)

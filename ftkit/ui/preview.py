@@ -82,19 +82,28 @@ def template(recipe: Recipe, *, fetch: bool, progress: Progress | None = None) -
             found = load_tokenizer(recipe.model, offline=offline, progress=progress)
             _tokenizers.clear()
             _tokenizers[recipe.model] = found
-        return Template(_tokenizers[recipe.model], system_prompt=recipe.data.system_prompt)
+        return Template(
+            _tokenizers[recipe.model],
+            system_prompt=recipe.data.system_prompt,
+            template=recipe.data.template,
+        )
 
 
 def count(examples: Sequence[Example], chat: Template, recipe: Recipe, progress: Progress) -> Counts:
     """Count the tokens that training would see, over at most `ROWS_COUNTED` rows."""
     from ftkit.data import encode
+    from ftkit.data.example import UnusableRowError
 
     tokens = trained = longest = too_long = untrained = 0
     some = examples[:ROWS_COUNTED]
     for place, example in enumerate(some):
         if place % 64 == 0:
             progress("Counting tokens", place / len(some))
-        encoded = encode(example, chat, recipe.objective)
+        try:
+            encoded = encode(example, chat, recipe.objective)
+        except UnusableRowError:
+            untrained += 1
+            continue
         size = len(encoded.ids)
         longest = max(longest, size)
         too_long += size > recipe.data.max_length

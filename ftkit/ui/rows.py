@@ -74,16 +74,30 @@ def table(examples: Sequence[Example], first: int, current: int) -> str:
 
 
 def _asked(example: Example) -> str:
-    messages = getattr(example, "messages", None)
+    if hasattr(example, "tokens"):
+        return _short(" ".join(example.tokens))
+    messages = getattr(example, "messages", None) or getattr(example, "prompt", None)
     if messages is None:
-        return _short(getattr(example, "text", ""))
+        return _short(getattr(example, "text", "") or getattr(example, "question", ""))
     turns = [m for m in messages if m.role == "user"]
     more = f' <span class="ftk-muted">+ {len(turns) - 1} turns</span>' if len(turns) > 1 else ""
     return (_short(turns[0].content) if turns else "") + more
 
 
 def _answer(example: Example) -> str:
+    for name in ("label", "answer"):
+        if hasattr(example, name):
+            return _short(getattr(example, name))
+    if hasattr(example, "tags"):
+        return _short(" ".join(example.tags))
+    if hasattr(example, "chosen") and hasattr(example, "rejected"):
+        chosen, rejected = (_short(turns[-1].content) for turns in (example.chosen, example.rejected))
+        return f'{chosen}<div class="ftk-muted">rejected: {rejected}</div>'
     turns = [m for m in getattr(example, "messages", ()) if m.role == "assistant"]
+    if hasattr(example, "good"):
+        return f"{chip('good' if example.good else 'bad', 'ok' if example.good else 'bad')} " + _short(
+            turns[-1].content
+        )
     return _short(turns[0].content) if turns else '<span class="ftk-muted">plain text</span>'
 
 

@@ -31,6 +31,8 @@ _ASK = {
 }
 _FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".gz")
 _SETTINGS = (
+    "format",
+    "template",
     "max_rows",
     "max_length",
     "too_long",

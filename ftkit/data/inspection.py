@@ -1,0 +1,103 @@
+"""A dataset looked at whole: format, counts, lengths, findings. Behind `ftkit data inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftkit.data.dataset import Dataset
+from ftkit.data.encode import Encoded, encode
+from ftkit.data.example import Refusal, UnusableRowError
+from ftkit.data.preflight import Finding, preflight
+from ftkit.data.template import Template
+from ftkit.errors import TemplateError
+from ftkit.recipe import SFT, Objective
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What there is to know about a dataset before training on it.
+
+    Attributes
+    ----------
+    dataset
+        The rows, their format, and those refused when they were read.
+    encoded
+        The training rows that can be learned, as the trainer will see them.
+    refused
+        All rows refused, when they were read or when they became tokens.
+    findings
+        See `preflight`.
+    """
+
+    dataset: Dataset
+    encoded: list[Encoded]
+    refused: tuple[Refusal, ...]
+    findings: list[Finding]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the training rows."""
+        return sum(len(row.ids) for row in self.encoded)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Of these, the tokens that the loss is taken over."""
+        return sum(int(row.mask.sum()) for row in self.encoded)
+
+    def lengths(self) -> dict[str, int]:
+        """Tokens a row: `p50`, `p95` and `max`."""
+        if not self.encoded:
+            return {"p50": 0, "p95": 0, "max": 0}
+        lengths = [len(row.ids) for row in self.encoded]
+        p50, p95 = np.percentile(lengths, (50, 95))
+        return {"p50": round(p50), "p95": round(p95), "max": max(lengths)}
+
+    def padding_share(self, batch_size: int) -> float:
+        """The share of a padded batch that would be padding, which laying rows end to end saves."""
+        lengths = [len(row.ids) for row in self.encoded]
+        batches = [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
+        padded = sum(max(batch) * len(batch) for batch in batches)
+        return 1 - sum(lengths) / padded if padded else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "format": self.dataset.format,
+            "reason": self.dataset.format_reason,
+            "confidence": self.dataset.confidence,
+            "columns": dict(self.dataset.columns),
+            "rows": len(self.dataset.train) + len(self.dataset.held_out) + len(self.dataset.refused),
+            "accepted": len(self.encoded),
+            "held_out": len(self.dataset.held_out),
+            "refused": [{"row": one.row, "reason": one.reason} for one in self.refused],
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "lengths": self.lengths(),
+            "padding_saved": round(self.padding_share(8), 4),
+            "findings": [
+                {
+                    "level": one.level,
+                    "title": one.title,
+                    "message": one.message,
+                    "rows": list(one.rows),
+                    "count": one.count,
+                }
+                for one in self.findings
+            ],
+        }
+
+
+def inspect(dataset: Dataset, template: Template, objective: Objective | None = None) -> Inspection:
+    """Encode every training row and look at all of it; no row is cut off by its length."""
+    encoded: list[Encoded] = []
+    refused = list(dataset.refused)
+    for example in dataset.train:
+        try:
+            encoded.append(encode(example, template, objective or SFT()))
+        except (UnusableRowError, TemplateError) as error:
+            refused.append(Refusal(example.row, getattr(error, "message", str(error))))
+    findings = preflight(dataset.train, dataset.held_out, encoded, eos=template.tokenizer.eos_token_id)
+    return Inspection(dataset, encoded, tuple(refused), findings)

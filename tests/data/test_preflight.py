@@ -1,0 +1,124 @@
+"""Pre-flight names what is wrong with rows, and stays silent about good ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftkit.cli import main
+from ftkit.data import Conversation, Encoded, LabelledText, Message, Template, load
+from ftkit.data.inspection import inspect
+from ftkit.data.preflight import preflight
+
+
+def talk(*texts: str, row: int = 0, roles: tuple[str, ...] = ("user", "assistant")) -> Conversation:
+    turns = tuple(Message(roles[place % len(roles)], text) for place, text in enumerate(texts))
+    return Conversation(turns, row)
+
+
+def titles(*examples: Any, **more: Any) -> dict[str, tuple[int, ...]]:
+    return {finding.title: finding.rows for finding in preflight(examples, **more)}
+
+
+def test_good_rows_have_no_findings() -> None:
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    rows = [talk(f"question {n}", f"answer {n}\nin two lines {family}", row=n) for n in range(20)]
+    assert titles(*rows) == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "title"),
+    [
+        (talk("q", "a b", row=1), "Duplicates"),
+        (talk("q", "x", row=1), "Answers of one character or less"),
+        (talk("q", "and", "more", row=1, roles=("user", "user", "assistant")), "Turns do not alternate"),
+        (talk("q", "zero\u200bwidth", row=1), "Invisible characters"),
+        (talk("q", "hf_" + "a" * 30, row=1), "Looks like a secret"),
+        (talk("q", "write to ann@example.org", row=1), "E-mail addresses"),
+        (talk("q", "I am {{name}}", row=1), "Placeholders left"),
+    ],
+)
+def test_an_odd_row_is_named(row: Conversation, title: str) -> None:
+    assert titles(talk("q", "a b"), row) == {title: (1,)}
+
+
+def test_a_held_out_row_in_the_training_data_is_a_leak() -> None:
+    rows = [talk("q", "a b"), talk("r", "c d", row=1)]
+    assert titles(*rows, held_out=[talk("r", "c d", row=9)]) == {"Held-out rows in the training data": (1,)}
+
+
+def test_labels_out_of_balance() -> None:
+    rows = [LabelledText(f"t{n}", "yes", n) for n in range(30)]
+    assert titles(*rows) == {"One label only": ()}
+    assert titles(*rows, LabelledText("t", "no", 30)) == {"Unbalanced labels": ()}
+
+
+def row_of(length: int, trained: int, row: int) -> Encoded:
+    mask = np.zeros(length, bool)
+    mask[length - trained :] = True
+    ids = np.full(length, 5, np.int32)
+    ids[-1] = 2
+    return Encoded(ids, mask, row)
+
+
+def test_tokens_are_looked_at() -> None:
+    rows = [row_of(20, 5, n) for n in range(40)]
+    assert titles(encoded=rows, eos=2) == {}
+    untrained, endless, long = row_of(20, 0, 40), row_of(20, 5, 41), row_of(400, 5, 42)
+    endless.ids[-1] = 5
+    assert titles(encoded=[*rows, untrained, endless, long], eos=2) == {
+        "No trained token": (40,),
+        "Replies without an end": (41,),
+        "Unusually long rows": (42,),
+    }
+    found = preflight((), encoded=[*rows, untrained, long], eos=2)
+    assert [finding.level for finding in found] == ["error", "warning"]
+    assert "row 42, has 400 tokens" in found[1].message
+
+
+def test_an_inspection_counts_every_row_once(starter_tokenizer: Any) -> None:
+    good = {"prompt": "q", "completion": "a b"}
+    dataset = load([good, {"prompt": "q"}, {"prompt": "r", "completion": "c d"}], held_out_fraction=0)
+    facts = inspect(dataset, Template(starter_tokenizer)).to_dict()
+    assert (facts["rows"], facts["accepted"]) == (3, 2)
+    assert facts["refused"] == [{"row": 1, "reason": "completion is empty"}]
+    assert 0 < facts["trained_tokens"] < facts["tokens"]
+    assert facts["lengths"]["max"] >= facts["lengths"]["p50"] > 0
+
+
+def test_the_command_prints_one_json_object(
+    tmp_path: Path, tiny_model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": "<b>a</b>"}) for n in range(3)))
+    model = str(tiny_model_folder())
+    command = ["data", "inspect", str(path), "--model", model, "--offline"]
+    assert main([*command, "--row", "1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {"format", "rows", "accepted", "refused", "tokens", "trained_tokens", "findings"} <= set(facts)
+    trained = "".join(token["text"] for token in facts["row"]["tokens"] if token["trained"])
+    assert trained == "<b>a</b><|im_end|>"
+    assert main([*command, "--row", "2"]) == 0
+    assert "3, 3 can be learned" in capsys.readouterr().out
+    assert main([*command, "--row", "7"]) == 1
+    assert main([*command, "--template", "nope"]) == 1
+    assert "chatml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["kto_en_demo.json", "identity.json"])
+def test_real_files_need_no_hint(
+    name: str, shared_data: Callable[[str], Path], starter_tokenizer: Any
+) -> None:
+    dataset = load(shared_data(name), held_out_fraction=0)
+    assert not dataset.refused
+    found = inspect(dataset, Template(starter_tokenizer))
+    if name.startswith("kto"):
+        assert (dataset.format, len(dataset.train), len(found.encoded)) == ("rated", 300, 150)
+    else:
+        assert (dataset.format, len(dataset.train)) == ("alpaca", 91)
+        assert "Placeholders left" in {finding.title for finding in found.findings}
