@@ -31,6 +31,14 @@ class DataError(FtkitError):
     """A dataset that cannot be read or cannot be trained on."""
 
 
+class FormatError(DataError):
+    """Rows whose format is not recognised, or not the one asked for; `found` are their columns."""
+
+    def __init__(self, message: str, advice: str = "", found: tuple[str, ...] = ()) -> None:
+        super().__init__(message, advice)
+        self.found = found
+
+
 class TemplateError(DataError):
     """A chat template that is missing or cannot render a conversation."""
 

@@ -22,7 +22,7 @@ from ftkit.data.example import (
     UnusableRowError,
 )
 from ftkit.data.turns import TAG_NAMES, Tags, check, looks_like_turns, read_turns
-from ftkit.errors import DataError
+from ftkit.errors import DataError, FormatError
 
 Row = Mapping[str, Any]
 _ABSENT = object()
@@ -158,8 +158,10 @@ def recognise(
 
     Raises
     ------
-    DataError
+    FormatError
         When no format fits, or what is given does not fit the rows.
+    DataError
+        When there is no format, role or tag of a name that is given.
     """
     sample = [row for row in rows[:100] if isinstance(row, Mapping)]
     present = list(dict.fromkeys(str(key) for row in sample for key in row))
@@ -226,16 +228,18 @@ def _check_given(format: str | None, columns: Mapping[str, str], present: Sequen
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise DataError(
+            raise FormatError(
                 f"data.columns.{role}: the rows have no column {column!r}.",
                 f"{hint}Found: {', '.join(present) or 'none'}.",
+                tuple(present),
             )
     twice = {column for column in columns.values() if list(columns.values()).count(column) > 1}
     if twice:
         roles_of = [role for role, column in columns.items() if column in twice]
-        raise DataError(
+        raise FormatError(
             f"data.columns: the column {sorted(twice)[0]!r} plays several roles ({', '.join(roles_of)}).",
             "Give each role a column of its own.",
+            tuple(present),
         )
 
 
@@ -246,7 +250,7 @@ def _checked_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     return tags
 
 
-def _unrecognised(format: str | None, given: Mapping[str, str], present: Sequence[str]) -> DataError:
+def _unrecognised(format: str | None, given: Mapping[str, str], present: Sequence[str]) -> FormatError:
     found = ", ".join(sorted(present)) or "none"
     wanted = [FORMATS[format]] if format else list(FORMATS.values())
     expected = "; ".join(
@@ -261,7 +265,8 @@ def _unrecognised(format: str | None, given: Mapping[str, str], present: Sequenc
     ]
     hint = f" Perhaps {', '.join(near[:3])}: rename it, or name it in data.columns." if near else ""
     what = f"do not fit the format {format}" if format else "are not of a known format"
-    return DataError(f"The columns {what} (found: {found}).", f"Expected one of: {expected}.{hint}")
+    advice = f"Expected one of: {expected}.{hint}"
+    return FormatError(f"The columns {what} (found: {found}).", advice, tuple(present))
 
 
 # Readers of one row

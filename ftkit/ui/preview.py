@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftkit.recipe import Model, Recipe
 
 if TYPE_CHECKING:
-    from ftkit.data import Example, Template
+    from ftkit.data import Dataset, Template
+    from ftkit.data.preflight import Finding
 
 Progress = Callable[[str, float | None], None]
 ROWS_COUNTED = 2000
@@ -39,6 +41,10 @@ class Counts:
         Rows above `max_length`; rows without a trained token.
     max_length
         The Recipe's cut-off.
+    lengths
+        Tokens of each row counted.
+    findings
+        What pre-flight says of the rows counted.
     """
 
     rows: int
@@ -49,6 +55,8 @@ class Counts:
     too_long: int
     untrained: int
     max_length: int
+    lengths: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def mean(self) -> int:
@@ -89,27 +97,31 @@ def template(recipe: Recipe, *, fetch: bool, progress: Progress | None = None) -
         )
 
 
-def count(examples: Sequence[Example], chat: Template, recipe: Recipe, progress: Progress) -> Counts:
-    """Count the tokens that training would see, over at most `ROWS_COUNTED` rows."""
-    from ftkit.data import encode
+def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) -> Counts:
+    """Count the tokens that training would see, and look for faults, over at most `ROWS_COUNTED` rows."""
+    from ftkit.data import Encoded, encode
     from ftkit.data.example import UnusableRowError
+    from ftkit.data.preflight import preflight
 
-    tokens = trained = longest = too_long = untrained = 0
-    some = examples[:ROWS_COUNTED]
+    some = dataset.train[:ROWS_COUNTED]
+    encoded: list[Encoded] = []
     for place, example in enumerate(some):
         if place % 64 == 0:
             progress("Counting tokens", place / len(some))
-        try:
-            encoded = encode(example, chat, recipe.objective)
-        except UnusableRowError:
-            untrained += 1
-            continue
-        size = len(encoded.ids)
-        longest = max(longest, size)
-        too_long += size > recipe.data.max_length
-        untrained += not encoded.mask[1:].any()
-        tokens += size
-        trained += int(encoded.mask.sum())
+        with contextlib.suppress(UnusableRowError):
+            encoded.append(encode(example, chat, recipe.objective))
+    lengths = tuple(len(row.ids) for row in encoded)
+    untrained = sum(not row.mask[1:].any() for row in encoded) + len(some) - len(encoded)
+    limit = recipe.data.max_length
     return Counts(
-        len(some), len(examples), tokens, trained, longest, too_long, untrained, recipe.data.max_length
+        rows=len(some),
+        of=len(dataset.train),
+        tokens=sum(lengths),
+        trained=sum(int(row.mask.sum()) for row in encoded),
+        longest=max(lengths, default=0),
+        too_long=sum(length > limit for length in lengths),
+        untrained=untrained,
+        max_length=limit,
+        lengths=lengths,
+        findings=tuple(preflight(some, dataset.held_out, encoded, eos=chat.tokenizer.eos_token_id)),
     )

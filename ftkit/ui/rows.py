@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftkit.ui.preview import Counts
 
 REFUSALS_LISTED = 100
+_BARS = 40
 _CUT = 400
 """Characters of a cell."""
 
@@ -26,7 +27,35 @@ def counts_line(dataset: Dataset, counts: Counts | None) -> str:
         chips.append(chip(f"{len(dataset.refused):,} refused", "warn", "Listed below, with the reason"))
     head = f'<div class="ftk-chips"><b>{escape(dataset.origin)}</b> {" ".join(chips)}</div>'
     about = f'<div class="ftk-muted">Read as {escape(dataset.format)}: {escape(dataset.format_reason)}</div>'
-    return head + about + (_tokens(counts) if counts else "")
+    return head + about + (_tokens(counts) + histogram(counts) if counts else "")
+
+
+def histogram(counts: Counts) -> str:
+    """The lengths of the rows as bars, with the cut-off drawn in where it is among them."""
+    if len(counts.lengths) < 2 or counts.longest < 2:
+        return ""
+    top = counts.longest
+    bars = [0] * _BARS
+    for length in counts.lengths:
+        bars[min(length * _BARS // top, _BARS - 1)] += 1
+    tallest, width = max(bars), 600 / _BARS
+    pieces = "".join(
+        f'<rect class="ftk-length" x="{place * width + 1:.1f}" width="{width - 2:.1f}" '
+        f'y="{60 - 60 * bar / tallest:.1f}" height="{60 * bar / tallest:.1f}">'
+        f"<title>{bar:,} rows of {place * top // _BARS:,} to {(place + 1) * top // _BARS:,} tokens</title>"
+        "</rect>"
+        for place, bar in enumerate(bars)
+    )
+    if counts.max_length < top:
+        at = 600 * counts.max_length / top
+        line = f'<line class="ftk-cutoff" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="60">'
+        pieces += f"{line}<title>cut-off</title></line>"
+    label = f"Lengths of the rows, up to {top:,} tokens; the cut-off is {counts.max_length:,}"
+    return (
+        f'<svg class="ftk-histogram" viewBox="0 0 600 60" preserveAspectRatio="none" role="img" '
+        f'aria-label="{label}">{pieces}</svg>'
+        f'<div class="ftk-axis ftk-muted"><span>0</span><span>tokens a row</span><span>{top:,}</span></div>'
+    )
 
 
 def _tokens(counts: Counts) -> str:

@@ -152,3 +152,45 @@ def test_starter_sets_are_cards(panel: DataPanel) -> None:
 def test_a_conversation_is_what_is_shown(panel: DataPanel) -> None:
     assert isinstance(panel.dataset.train[0], Conversation)
     assert isinstance(panel.dataset.train[0].messages[0], Message)
+
+
+def test_a_column_is_given_another_role(panel: DataPanel, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("frage,antwort,instruction\nq0,a0,x\nq1,a1,y\n")
+    with pytest.raises(DataError, match="not of a known format"):
+        panel.choose(str(path)).wait()
+    assert panel._mapping_fold.selected_index == 0
+    mapping = panel._mapping
+    mapping._format.value = "prompt-completion"
+    with pytest.raises(DataError, match="do not fit"):  # the format alone does not say which columns
+        panel.wait()
+    assert list(mapping._roles)[:2] == ["prompt", "response"]
+    mapping._roles["prompt"].value = "frage"
+    mapping._roles["response"].value = "antwort"
+    panel.wait()
+    assert panel.workspace.recipe.data.columns == {"prompt": "frage", "response": "antwort"}
+    assert panel.dataset.train[0].messages == (Message("user", "q0"), Message("assistant", "a0"))
+    assert "antwort" in panel.workspace.recipe.to_python()
+
+    other = tmp_path / "next.jsonl"
+    other.write_text(json.dumps(_turns("q", "a")))
+    panel.workspace.edit({"data.source": str(other)})  # as typed in the field
+    panel.wait()
+    assert panel.dataset.format == "messages"
+    assert panel.workspace.recipe.data.columns == {}
+
+
+def test_a_finding_goes_to_its_rows(panel: DataPanel, tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    made = [_turns(f"Question {n}", f"Answer {n}") for n in range(8)]
+    made += [_turns("Where?", "write to <i>ann@example.org</i>"), _turns("Question 1", "Answer 1")]
+    path.write_text("\n".join(json.dumps(row) for row in made))
+    panel.workspace.edit({"data.held_out_fraction": 0.0})
+    panel.choose(str(path)).wait()
+    titles = [finding.title for finding in panel.counts.findings]
+    assert titles == ["Duplicates", "E-mail addresses"]
+    line = panel._findings.children[1]
+    line.children[1].click()
+    assert panel._at == 8
+    assert "&lt;i&gt;ann@example.org" in panel._table.value
+    assert "ftk-histogram" in panel._summary.value

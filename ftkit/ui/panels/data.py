@@ -8,7 +8,9 @@ import ipywidgets as widgets
 
 from ftkit.recipe import Recipe
 from ftkit.ui import markup
+from ftkit.ui.findings import FindingsView
 from ftkit.ui.form import Field, UnionForm, folded, grid, section_form
+from ftkit.ui.mapping import MappingView
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.rows import counts_line, refused_list, table
 from ftkit.ui.ticker import Worker
@@ -17,6 +19,7 @@ from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftkit.data import Dataset, Example
+    from ftkit.data.preflight import Finding
     from ftkit.ui.preview import Counts
 
 _KINDS = [("Starter set", "starter"), ("Local file", "file"), ("Hub dataset", "hub")]
@@ -29,9 +32,8 @@ _ASK = {
     "file": ("File", "chats.jsonl"),
     "hub": ("Hub id", "organisation/dataset"),
 }
-_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".gz")
+_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _SETTINGS = (
-    "format",
     "template",
     "max_rows",
     "max_length",
@@ -42,6 +44,8 @@ _SETTINGS = (
     "system_prompt",
     "seed",
 )
+_UNMAPPED: dict[str, Any] = {"data.format": None, "data.columns": {}, "data.tags": {}}
+"""What belongs to one source and must not carry over to the next."""
 PAGE = 5
 """Rows in the table."""
 
@@ -65,6 +69,7 @@ class DataPanel(Panel):
         super().__init__(workspace)
         self.error: Exception | None = None
         self.counts: Counts | None = None
+        self._found: tuple[Finding, ...] = ()
         self._part = "train"
         self._at = 0
         self._settling = False
@@ -91,7 +96,7 @@ class DataPanel(Panel):
         """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits."""
         changed = source != self.workspace.recipe.data.source
         self._opened = True
-        self.workspace.edit({"data.source": source})
+        self.workspace.edit({"data.source": source} | (_UNMAPPED if changed else {}))
         if not changed:
             self.load()
         return self
@@ -177,6 +182,10 @@ class DataPanel(Panel):
             self._view,
             self._tokens_row,
         )
+        self._findings = FindingsView(self._go_to_row)
+        self._rows.children = (*self._rows.children[:2], self._findings, *self._rows.children[2:])
+        self._mapping = MappingView(self.workspace)
+        self._mapping_fold = folded({"Format and columns": lambda: self._mapping})
         settings = {
             "Data settings": lambda: section_form(self.workspace, "data", _SETTINGS),
             "What is learned": lambda: UnionForm(self.workspace, "objective"),
@@ -193,6 +202,7 @@ class DataPanel(Panel):
                     row(self._reload, self._cancel, self._progress),
                     self._message,
                 ),
+                self._mapping_fold,
                 self._rows,
                 folded(settings),
                 leads_to(self.workspace, "train", "Next: Train"),
@@ -261,6 +271,10 @@ class DataPanel(Panel):
         self._seen = new
         if old.data.source != new.data.source:
             self._show_source()
+            if _mapping_of(old) == _mapping_of(new) != _mapping_of(Recipe()):
+                self.workspace.edit(_UNMAPPED)
+                return
+        self._show_kind(self._kind.value)  # a field that was edited has shown itself again
         if not self._opened:
             return
         if old.data != new.data:
@@ -286,6 +300,7 @@ class DataPanel(Panel):
         self._quiet()
         self._at = 0
         self.workspace.remember(dataset, recipe.data)
+        self._show_mapping()
         self._show_rows()
         self._count()
 
@@ -295,6 +310,29 @@ class DataPanel(Panel):
         kept = self.dataset
         still = markup.muted(f"Below are the rows of {kept.origin}, read before.") if kept else ""
         self._message.value = markup.failure(error) + still
+        found = getattr(error, "found", ())
+        if (
+            found
+        ):  # the rows were read, their columns were not understood: here is where to say what they mean
+            asked = self.workspace.recipe.data
+            about = "Choose a format, then a column for each role that it needs (*)."
+            self._mapping.show(asked.format or "", asked.columns, found, about)
+            self._mapping_fold.selected_index = 0
+
+    def _show_mapping(self) -> None:
+        dataset = self.dataset
+        if dataset is not None:
+            about = dataset.format_reason
+            if self.workspace.recipe.data.format is None:
+                about += f"; confidence {dataset.confidence:.0%}"
+            self._mapping.show(dataset.format, dataset.columns, dataset.found, about)
+
+    def _go_to_row(self, number: int) -> None:
+        """Show the training row that has this number in its source."""
+        rows = self.dataset.train if self.dataset is not None else ()
+        place = next((place for place, example in enumerate(rows) if example.row == number), None)
+        if place is not None:
+            self.show(place)
 
     # Tokens
 
@@ -366,6 +404,10 @@ class DataPanel(Panel):
         self._previous.disabled = self._at == 0
         self._next.disabled = self._at >= len(examples) - 1
         self._summary.value = counts_line(dataset, self.counts)
+        findings = self.counts.findings if self.counts else ()
+        if findings != self._found:
+            self._found = findings
+            self._findings.show(findings)
         self._refused.value = refused_list(dataset.refused)
         first = self._at - self._at % PAGE
         self._table.value = table(examples[first : first + PAGE], first, self._at)
@@ -390,6 +432,10 @@ class DataPanel(Panel):
         self._view.layout.display = None
 
 
+def _mapping_of(recipe: Recipe) -> tuple[Any, ...]:
+    return recipe.data.format, recipe.data.columns, recipe.data.tags
+
+
 def _kind_of(source: str) -> str:
     if source.startswith("starter:"):
         return "starter"
@@ -407,7 +453,7 @@ def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tupl
     from ftkit.ui import preview
 
     chat = preview.template(recipe, fetch=fetch, progress=progress)
-    return preview.count(dataset.train, chat, recipe, progress), chat
+    return preview.count(dataset, chat, recipe, progress), chat
 
 
 def _measures(one: Any) -> str:

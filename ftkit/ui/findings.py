@@ -1,0 +1,62 @@
+"""Pre-flight findings, each with a button that goes to its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+
+from ftkit.ui.markup import escape
+from ftkit.ui.panels.base import button
+
+if TYPE_CHECKING:
+    from ftkit.data.preflight import Finding
+
+
+class FindingsView(widgets.VBox):
+    """A list of findings.
+
+    Parameters
+    ----------
+    go_to
+        Called with a row's number in the source when a person asks to see it.
+    """
+
+    def __init__(self, go_to: Callable[[int], None]) -> None:
+        self._go_to = go_to
+        super().__init__()
+        self.add_class("ftk-findings")
+
+    def show(self, findings: Sequence[Finding]) -> None:
+        """Show these instead of the ones before."""
+        self.children = tuple(self._line(finding) for finding in findings)
+
+    def _line(self, finding: Finding) -> widgets.Widget:
+        look = "bad" if finding.level == "error" else "warn"
+        count = f" ({finding.count:,})" if finding.count else ""
+        text = widgets.HTML(
+            f'<div class="ftk-note ftk-{look}"><b>{escape(finding.title)}{count}</b> '
+            f"{escape(finding.message)}</div>"
+        )
+        text.add_class("ftk-grow")
+        children: list[widgets.Widget] = [text]
+        if finding.rows:
+            children.append(self._show_rows(finding))
+        box = widgets.Box(children)
+        box.add_class("ftk-row")
+        return box
+
+    def _show_rows(self, finding: Finding) -> widgets.Button:
+        at = -1
+
+        def next_row() -> None:
+            nonlocal at
+            at = (at + 1) % len(finding.rows)
+            shown.description = (
+                f"Next ({at + 1} of {len(finding.rows)})" if len(finding.rows) > 1 else "Shown"
+            )
+            self._go_to(finding.rows[at])
+
+        shown = button("Show rows", f"Go to the rows of: {finding.title}", next_row)
+        return shown
