@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ftkit.data.example import Conversation, Message, PlainText
 from ftkit.errors import TemplateError
 
 _FOLDER = Path(__file__).with_name("templates")
+_THOUGHT_ENDS = "</think>"
 NAMED = ("chatml", "alpaca", "zephyr")
 """Templates for models that have none."""
 
@@ -124,23 +127,70 @@ class Template:
         return Encoded(np.array(ids, np.int32), mask, example.row)
 
     def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
-        """Where in `text` each assistant turn stands, its closing marks included."""
+        """Where in `text` each trained assistant turn stands, its closing marks included."""
         spans = []
         for place, message in enumerate(example.messages):
-            if message.role != "assistant":
-                continue
-            if message.weight == 0:
+            if message.role != "assistant" or message.weight == 0:
                 continue
             before = self.render(example.messages[:place], add_generation_prompt=True, tools=example.tools)
             through = self.render(example.messages[: place + 1], tools=example.tools)
             if not (text.startswith(through) and through.startswith(before)):
-                raise TemplateError(
-                    f"Row {example.row}: the chat template changes earlier turns when later ones follow, "
-                    f"so turn {place} cannot be found exactly.",
-                    "Train on conversations of one exchange, or use another chat template.",
-                )
+                return self._marked_spans(example, text)
             spans.append((len(before), len(through)))
         return spans
+
+    def _marked_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
+        """The same for templates that change earlier turns once later ones follow (they strip reasoning).
+
+        The conversation is rendered with a mark in place of each answer, its reasoning kept: what stands
+        between the marks is the template's own, and is found again in `text`, in order.
+        """
+        places = [n for n, message in enumerate(example.messages) if message.role == "assistant"]
+        marks = [f"\ue000{n}\ue001" for n in places]
+        marked = list(example.messages)
+        for place, mark in zip(places, marks, strict=True):
+            thought, tag, _ = marked[place].content.rpartition(_THOUGHT_ENDS)
+            marked[place] = replace(marked[place], content=f"{thought}{tag}{mark}")
+        rest = self.render(marked, tools=example.tools)
+        fixed = []
+        for mark in marks:
+            if rest.count(mark) != 1:
+                raise self._unfindable(example)
+            piece, rest = rest.split(mark)
+            fixed.append(piece)
+        fixed.append(rest)
+        if not text.startswith(fixed[0]) or not text.endswith(fixed[-1]):
+            raise self._unfindable(example)
+        eos, header = self.tokenizer.eos_token or "", self._header(example)
+        at, spans = len(fixed[0]), []
+        for number, place in enumerate(places):
+            after, last = fixed[number + 1], number == len(places) - 1
+            end = len(text) - len(after) if last else text.find(after, at)
+            said = text[at:end] if end >= at else None
+            message = example.messages[place]
+            if said is None or said.strip() not in message.content:
+                raise self._unfindable(example)
+            before = fixed[number]
+            own = len(before) - (before.rfind(header) + len(header)) if header and header in before else 0
+            closing = after.find(eos) + len(eos) if eos and eos in after else 0
+            if message.weight:
+                spans.append((at - own, end + closing))
+            at = end + len(after)
+        return spans
+
+    def _header(self, example: Conversation) -> str:
+        """What the template writes before a reply that is to come, or the end of that."""
+        asked = example.messages[:1] if example.messages[0].role == "user" else example.messages[:2]
+        plain, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
+        return prompt[len(commonprefix([plain, prompt])) :]
+
+    @staticmethod
+    def _unfindable(example: Conversation) -> TemplateError:
+        return TemplateError(
+            f"Row {example.row}: the chat template changes earlier turns when later ones follow, so its "
+            "answers cannot be found exactly.",
+            "Train on conversations of one exchange, or use another chat template.",
+        )
 
 
 def _read_template(name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.data import Dataset, Template, encode_all, load
+from ftkit.data.preflight import preflight
 from ftkit.recipe import Recipe
 from ftkit.train.protocol import Control, Sink, Stopped
 
@@ -122,6 +123,12 @@ def _tokens(
     if refused:
         first = "; ".join(f"row {refusal.row}: {refusal.reason}" for refusal in refused[:3])
         sink.emit("note", level="warning", text=f"{len(refused)} rows are left out ({first}).")
+    for finding in preflight(
+        dataset.train, dataset.held_out, train.rows, eos=template.tokenizer.eos_token_id
+    ):
+        rows = f" (rows {', '.join(map(str, finding.rows[:5]))}{' …' if finding.count > 5 else ''})"
+        where = rows if finding.rows else ""
+        sink.emit("note", level="warning", text=f"{finding.title}{where}: {finding.message}")
     sink.emit(
         "plan",
         train_rows=len(train.rows),
