@@ -182,7 +182,7 @@ class Template:
         """What the template writes before a reply that is to come, or the end of that."""
         asked = example.messages[:1] if example.messages[0].role == "user" else example.messages[:2]
         plain, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
-        return prompt[len(commonprefix([plain, prompt])) :]
+        return prompt[len(commonprefix([plain, prompt])) :]  # noqa: RUF071  text, not paths
 
     @staticmethod
     def _unfindable(example: Conversation) -> TemplateError:
