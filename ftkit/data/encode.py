@@ -15,6 +15,8 @@ from ftkit.recipe import SFT, Objective
 if TYPE_CHECKING:
     from ftkit.data.template import Template
 
+TooLong = Literal["drop", "error", "keep_end", "keep_start", "split"]
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -31,6 +33,8 @@ class EncodedSet:
 
     rows: list[Encoded]
     refused: tuple[Refusal, ...]
+    shortened: tuple[int, ...] = ()
+    """Numbers of the rows of which something was left out because they were too long."""
 
     @property
     def tokens(self) -> int:
@@ -49,18 +53,21 @@ def encode_all(
     *,
     objective: Objective,
     max_length: int,
-    too_long: Literal["drop", "error"],
+    too_long: TooLong,
     progress: Callable[[str, float | None], None] | None = None,
 ) -> EncodedSet:
-    """Encode every example; rows longer than `max_length` tokens are left out or refused.
+    """Encode every example; rows longer than `max_length` tokens are left out, shortened or refused.
 
     Raises
     ------
     DataError
         When no row is left, or a row is too long and `too_long` is "error".
     """
+    from ftkit.data.truncate import shorten
+
     rows: list[Encoded] = []
     refused: list[Refusal] = []
+    shortened: list[int] = []
     for place, example in enumerate(examples):
         if progress is not None and place % 64 == 0:
             progress("Turning the rows into tokens", place / len(examples))
@@ -73,7 +80,22 @@ def encode_all(
             reason = f"{len(encoded.ids)} tokens, the cut-off is {max_length}"
             if too_long == "error":
                 raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
-            refused.append(Refusal(example.row, reason))
+            if too_long == "drop":
+                refused.append(Refusal(example.row, reason))
+                continue
+            try:
+                parts = shorten(
+                    as_conversation(example),
+                    encoded,
+                    lambda part: encode(part, template, objective),
+                    limit=max_length,
+                    policy=too_long,
+                )
+            except UnusableRowError as error:
+                refused.append(Refusal(example.row, str(error)))
+            else:
+                rows += parts
+                shortened.append(example.row)
         elif not encoded.mask[1:].any():
             refused.append(Refusal(example.row, "no token of it would be trained"))
         else:
@@ -81,7 +103,7 @@ def encode_all(
     if not rows:
         first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
         raise DataError(f"No row can be trained on ({first}).", "Raise data.max_length, or mend the rows.")
-    return EncodedSet(rows, tuple(refused))
+    return EncodedSet(rows, tuple(refused), tuple(shortened))
 
 
 def encode(example: Example, template: Template, objective: Objective) -> Encoded:

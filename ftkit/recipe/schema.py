@@ -60,8 +60,9 @@ class Data(Section):
     """Use only the first so many training rows. Empty: all."""
     max_length: PositiveInt = 1024
     """Longest conversation, in tokens. Longer rows follow `too_long`."""
-    too_long: Literal["drop", "error"] = "drop"
-    """What to do with a row longer than `max_length`: leave it out and say so, or refuse to start."""
+    too_long: Literal["drop", "keep_end", "keep_start", "split", "error"] = "drop"
+    """A row longer than `max_length`: leave it out and say so, keep its last or first exchanges, split it
+    between exchanges, or refuse to start. No answer is ever cut."""
     template: str | None = None
     """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, or a Jinja file."""
     system_prompt: str | None = None

@@ -119,6 +119,11 @@ def _tokens(
     evaluation = (
         encode_all(held_out, template, too_long="drop", progress=progress, **limits) if held_out else None
     )
+    if train.shortened:
+        cut = (
+            f"{len(train.shortened)} rows were longer than {recipe.data.max_length} tokens and were shortened"
+        )
+        sink.emit("note", level="info", text=f"{cut} by whole exchanges (too_long: {recipe.data.too_long}).")
     refused = (*dataset.refused, *train.refused)
     if refused:
         first = "; ".join(f"row {refusal.row}: {refusal.reason}" for refusal in refused[:3])
