@@ -64,6 +64,7 @@ chromium:
 
 bench: export OMP_WAIT_POLICY := PASSIVE
 bench: $(INSTALLED) ## speed and memory beside plain Hugging Face, measured side by side (BENCH_ARGS="--rounds 1")
+	$(BIN)/python -m tests.benchmarks.data_speed
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_ARGS)
 
 clean: ## remove caches and build output (never your runs)

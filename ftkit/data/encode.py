@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ftkit.data.example import Example, Refusal, UnusableRowError, as_conversation
+from ftkit.data.example import (
+    Conversation,
+    Example,
+    PlainText,
+    Refusal,
+    UnusableRowError,
+    as_conversation,
+)
 from ftkit.errors import DataError
 from ftkit.recipe import SFT, Objective
 
 if TYPE_CHECKING:
     from ftkit.data.template import Template
 
+CHUNK = 256
+"""Rows tokenised together."""
 TooLong = Literal["drop", "error", "keep_end", "keep_start", "split"]
 
 
@@ -63,47 +72,79 @@ def encode_all(
     DataError
         When no row is left, or a row is too long and `too_long` is "error".
     """
-    from ftkit.data.truncate import shorten
-
+    if any(not isinstance(example, PlainText) for example in examples):
+        template.source  # noqa: B018  a model without a template is one error, not one a row
     rows: list[Encoded] = []
     refused: list[Refusal] = []
     shortened: list[int] = []
-    for place, example in enumerate(examples):
-        if progress is not None and place % 64 == 0:
-            progress("Turning the rows into tokens", place / len(examples))
-        try:
-            encoded = encode(example, template, objective)
-        except UnusableRowError as error:
-            refused.append(Refusal(example.row, str(error)))
-            continue
-        if len(encoded.ids) > max_length:
-            reason = f"{len(encoded.ids)} tokens, the cut-off is {max_length}"
-            if too_long == "error":
-                raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
-            if too_long == "drop":
-                refused.append(Refusal(example.row, reason))
-                continue
-            try:
-                parts = shorten(
-                    as_conversation(example),
-                    encoded,
-                    lambda part: encode(part, template, objective),
-                    limit=max_length,
-                    policy=too_long,
-                )
-            except UnusableRowError as error:
-                refused.append(Refusal(example.row, str(error)))
-            else:
+    for at in range(0, len(examples), CHUNK):
+        if progress is not None:
+            progress("Turning the rows into tokens", at / len(examples))
+        for example, encoded in _encode_chunk(examples[at : at + CHUNK], template, objective, refused):
+            if len(encoded.ids) > max_length:
+                parts = _too_long(example, encoded, template, objective, max_length, too_long, refused)
+                shortened += [example.row] if parts else []
                 rows += parts
-                shortened.append(example.row)
-        elif not encoded.mask[1:].any():
-            refused.append(Refusal(example.row, "no token of it would be trained"))
-        else:
-            rows.append(encoded)
+            elif not encoded.mask[1:].any():
+                refused.append(Refusal(example.row, "no token of it would be trained"))
+            else:
+                rows.append(encoded)
     if not rows:
         first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
         raise DataError(f"No row can be trained on ({first}).", "Raise data.max_length, or mend the rows.")
     return EncodedSet(rows, tuple(refused), tuple(shortened))
+
+
+def _encode_chunk(
+    examples: Sequence[Example], template: Template, objective: Objective, refused: list[Refusal]
+) -> list[tuple[Conversation | PlainText, Encoded]]:
+    usable: list[Conversation | PlainText] = []
+    for example in examples:
+        try:
+            usable.append(as_conversation(example))
+        except UnusableRowError as error:
+            refused.append(Refusal(example.row, str(error)))
+    done = []
+    for one, encoded in zip(usable, template.encode_many(usable, _train_on(objective)), strict=True):
+        if isinstance(encoded, Encoded):
+            done.append((one, encoded))
+        else:
+            refused.append(Refusal(one.row, encoded.message))
+    return done
+
+
+def _too_long(
+    example: Conversation | PlainText,
+    encoded: Encoded,
+    template: Template,
+    objective: Objective,
+    limit: int,
+    policy: TooLong,
+    refused: list[Refusal],
+) -> list[Encoded]:
+    from ftkit.data.truncate import shorten
+
+    reason = f"{len(encoded.ids)} tokens, the cut-off is {limit}"
+    if policy == "error":
+        raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
+    if policy == "drop":
+        refused.append(Refusal(example.row, reason))
+        return []
+    try:
+        return shorten(
+            example,
+            encoded,
+            lambda part: encode(part, template, objective),
+            limit=limit,
+            policy=policy,
+        )
+    except UnusableRowError as error:
+        refused.append(Refusal(example.row, str(error)))
+        return []
+
+
+def _train_on(objective: Objective) -> str:
+    return objective.train_on if isinstance(objective, SFT) else "all"
 
 
 def encode(example: Example, template: Template, objective: Objective) -> Encoded:

@@ -45,6 +45,7 @@ class Template:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self._source = _read_template(template) if template else None
+        self._headers: dict[bool, str] = {}
 
     @property
     def source(self) -> str:
@@ -104,30 +105,88 @@ class Template:
         Raises
         ------
         TemplateError
-            When the template renders the beginning of a conversation differently once more turns follow.
+            When the template cannot render the conversation, or its answers cannot be found exactly.
         """
+        (found,) = self.encode_many([example], train_on)
+        if isinstance(found, TemplateError):
+            raise found
+        return found
+
+    def encode_many(
+        self, examples: Sequence[Conversation | PlainText], train_on: str = "assistant"
+    ) -> list[Encoded | TemplateError]:
+        """Each example as `encode` gives it, or the error; tokenised together, on all cores."""
+        found: list[Encoded | TemplateError | None] = [None] * len(examples)
+        texts, spans, places = [], [], []
+        for place, example in enumerate(examples):
+            try:
+                text = example.text if isinstance(example, PlainText) else self._rendered(example)
+                inside = [] if isinstance(example, PlainText) else self._assistant_spans(example, text)
+            except TemplateError as error:
+                found[place] = error
+                continue
+            texts.append(text)
+            spans.append(inside)
+            places.append(place)
+        for conversations in (True, False):
+            chosen = [
+                n for n, at in enumerate(places) if isinstance(examples[at], PlainText) != conversations
+            ]
+            if not chosen:
+                continue
+            encoding = self.tokenizer(
+                [texts[n] for n in chosen],
+                add_special_tokens=not conversations,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            for position, n in enumerate(chosen):
+                ids, row = encoding["input_ids"][position], examples[places[n]].row
+                if conversations:
+                    one = encoding.encodings[position]
+                    found[places[n]] = self._masked(ids, one, spans[n], train_on, row)
+                else:
+                    ids = [*ids, self.tokenizer.eos_token_id]
+                    found[places[n]] = Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), row)
+        return [one for one in found if one is not None]
+
+    def _rendered(self, example: Conversation) -> str:
+        return self.render(example.messages, tools=example.tools)
+
+    def _masked(
+        self, ids: list[int], encoding: Any, spans: list[tuple[int, int]], train_on: str, row: int
+    ) -> Encoded:
+        """Tokens with those trained that start inside a span, up to its last EOS."""
         eos = self.tokenizer.eos_token_id
-        if isinstance(example, PlainText):
-            ids = [*self.tokenizer(example.text)["input_ids"], eos]
-            return Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), example.row)
-        text = self.render(example.messages, tools=example.tools)
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = list(encoding["input_ids"])
-        starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.int64)
+        tokens = np.array(ids, np.int32)
         mask = np.zeros(len(ids), bool)
-        spans = self._assistant_spans(example, text)
         for start, end in spans[-1:] if train_on == "last" else spans:
-            inside = np.flatnonzero((starts >= start) & (starts < end))
-            ends = [place for place in inside if ids[place] == eos]
-            mask[inside[inside <= ends[-1]] if ends else inside] = True
-        if ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] if mask.any() else 0 :]:
-            ids, mask = [*ids, eos], np.append(mask, True)
+            first, after = _tokens_between(encoding, start, end, len(ids))
+            ends = np.flatnonzero(tokens[first:after] == eos)
+            mask[first : first + ends[-1] + 1 if len(ends) else after] = True
+        if len(ids) and ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] if mask.any() else 0 :]:
+            tokens, mask = np.append(tokens, np.int32(eos)), np.append(mask, True)
         if train_on == "all":
-            mask = np.ones(len(ids), bool)
-        return Encoded(np.array(ids, np.int32), mask, example.row)
+            mask = np.ones(len(tokens), bool)
+        return Encoded(tokens, mask, row)
 
     def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
         """Where in `text` each trained assistant turn stands, its closing marks included."""
+        spans = self._marked_spans(example, text, exactly=True)
+        if spans is None:
+            spans = self._grown_spans(example, text)
+        if spans is None:
+            spans = self._marked_spans(example, text, exactly=False)
+        if spans is None:
+            raise TemplateError(
+                f"Row {example.row}: the chat template changes earlier turns when later ones follow, so its "
+                "answers cannot be found exactly.",
+                "Train on conversations of one exchange, or use another chat template.",
+            )
+        return spans
+
+    def _grown_spans(self, example: Conversation, text: str) -> list[tuple[int, int]] | None:
+        """Turn by turn, where the rendering only grows; None where later turns change it."""
         spans = []
         for place, message in enumerate(example.messages):
             if message.role != "assistant" or message.weight == 0:
@@ -135,42 +194,53 @@ class Template:
             before = self.render(example.messages[:place], add_generation_prompt=True, tools=example.tools)
             through = self.render(example.messages[: place + 1], tools=example.tools)
             if not (text.startswith(through) and through.startswith(before)):
-                return self._marked_spans(example, text)
+                return None
             spans.append((len(before), len(through)))
         return spans
 
-    def _marked_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
-        """The same for templates that change earlier turns once later ones follow (they strip reasoning).
+    def _marked_spans(
+        self, example: Conversation, text: str, *, exactly: bool
+    ) -> list[tuple[int, int]] | None:
+        """By one more rendering with a mark in place of each answer, its reasoning kept.
 
-        The conversation is rendered with a mark in place of each answer, its reasoning kept: what stands
-        between the marks is the template's own, and is found again in `text`, in order.
+        What stands between the marks is the template's own, and is found again in `text`, in order.
+
+        Parameters
+        ----------
+        exactly
+            Give up (None) unless each answer stands there as it is, or without the space around it.
+            Otherwise a part of it will do, for templates that strip more.
         """
         places = [n for n, message in enumerate(example.messages) if message.role == "assistant"]
-        marks = [f"\ue000{n}\ue001" for n in places]
-        marked = list(example.messages)
-        for place, mark in zip(places, marks, strict=True):
-            thought, tag, _ = marked[place].content.rpartition(_THOUGHT_ENDS)
-            marked[place] = replace(marked[place], content=f"{thought}{tag}{mark}")
-        rest = self.render(marked, tools=example.tools)
-        fixed = []
-        for mark in marks:
-            if rest.count(mark) != 1:
-                raise self._unfindable(example)
-            piece, rest = rest.split(mark)
+        if exactly and any(example.messages[place].tool_calls for place in places):
+            return None
+        marked, answers = list(example.messages), []
+        for number, place in enumerate(places):
+            thought, tag, answer = marked[place].content.rpartition(_THOUGHT_ENDS)
+            marked[place] = replace(marked[place], content=f"{thought}{tag}\ue000{number}\ue001")
+            answers.append(answer)
+        fixed, rest = [], self.render(marked, tools=example.tools)
+        for number in range(len(places)):
+            piece, mark, rest = rest.partition(f"\ue000{number}\ue001")
+            if not mark:
+                return None
             fixed.append(piece)
         fixed.append(rest)
         if not text.startswith(fixed[0]) or not text.endswith(fixed[-1]):
-            raise self._unfindable(example)
+            return None
         eos, header = self.tokenizer.eos_token or "", self._header(example)
+        if exactly and not (header and eos and all(eos in piece for piece in fixed[1:])):
+            return None  # without header and EOS the bounds of a turn are not known from its answer alone
         at, spans = len(fixed[0]), []
-        for number, place in enumerate(places):
-            after, last = fixed[number + 1], number == len(places) - 1
-            end = len(text) - len(after) if last else text.find(after, at)
+        for number, (place, answer) in enumerate(zip(places, answers, strict=True)):
+            before, after, last = fixed[number], fixed[number + 1], number == len(places) - 1
+            end = len(text) - len(after) if last else _find(text, at, answer, after, exactly=exactly)
             said = text[at:end] if end >= at else None
             message = example.messages[place]
-            if said is None or said.strip() not in message.content:
-                raise self._unfindable(example)
-            before = fixed[number]
+            if said is None or (
+                said.strip() != answer.strip() if exactly else said.strip() not in message.content
+            ):
+                return None
             own = len(before) - (before.rfind(header) + len(header)) if header and header in before else 0
             closing = after.find(eos) + len(eos) if eos and eos in after else 0
             if message.weight:
@@ -180,17 +250,44 @@ class Template:
 
     def _header(self, example: Conversation) -> str:
         """What the template writes before a reply that is to come, or the end of that."""
-        asked = example.messages[:1] if example.messages[0].role == "user" else example.messages[:2]
-        plain, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
-        return prompt[len(commonprefix([plain, prompt])) :]  # noqa: RUF071  text, not paths
+        with_system = example.messages[0].role == "system"
+        if with_system not in self._headers:
+            user = Message("user", "?")
+            asked = (Message("system", "?"), user) if with_system else (user,)
+            plain, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
+            shared = len(commonprefix([plain, prompt]))  # noqa: RUF071  text, not paths
+            self._headers[with_system] = prompt[shared:]
+        return self._headers[with_system]
 
-    @staticmethod
-    def _unfindable(example: Conversation) -> TemplateError:
-        return TemplateError(
-            f"Row {example.row}: the chat template changes earlier turns when later ones follow, so its "
-            "answers cannot be found exactly.",
-            "Train on conversations of one exchange, or use another chat template.",
-        )
+
+def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[int, int]:
+    """The first token that starts in characters [start, end), and the one after the last.
+
+    `encoding` is a `tokenizers.Encoding`: asking it for the borders is faster than taking all offsets.
+    """
+    first = next((t for c in range(start, end) if (t := encoding.char_to_token(c)) is not None), None)
+    last = next(
+        (t for c in range(end - 1, start - 1, -1) if (t := encoding.char_to_token(c)) is not None), None
+    )
+    if first is None or last is None:
+        return 0, 0
+    if encoding.token_to_chars(first)[0] < start:
+        first += 1
+    after = last + 1
+    # the bytes of one character may be several tokens, all with its offsets
+    while after < count and (chars := encoding.token_to_chars(after)) is not None and chars[0] < end:
+        after += 1
+    return first, max(after, first)
+
+
+def _find(text: str, at: int, answer: str, after: str, *, exactly: bool) -> int:
+    """Where the answer that begins at `at` ends and `after` begins; -1 where that is not to be found."""
+    if not exactly:
+        return text.find(after, at)
+    for said in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
+        if text.startswith(said + after, at):
+            return at + len(said)
+    return -1
 
 
 def _read_template(name: str) -> str:

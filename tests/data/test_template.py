@@ -144,3 +144,22 @@ def test_nothing_outside_the_answers_is_trained(
     for (start, end), (asked, said) in zip(spans, pairs, strict=True):
         assert f"({said})" in text[start:end]
         assert f"<{asked}>" in outside
+
+
+@pytest.mark.parametrize(
+    "answer", ["\U0001f600", " \u200b ", "na\u00efve \U0001f468\u200d\U0001f469", "a\n\n", "<|im_end|>x"]
+)
+def test_odd_characters_are_masked_whole(answer: str, starter_tokenizer: Any) -> None:
+    """The mask is that of the offsets: every token that starts inside the turn, up to its last EOS."""
+    example = talk((("user", "q\U0001f600"), ("assistant", answer), ("user", "r"), ("assistant", "b")))
+    template = Template(starter_tokenizer)
+    text = template.render(example.messages)
+    offsets = starter_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    expected = [False] * len(offsets)
+    encoded = template.encode(example)
+    for start, end in template._assistant_spans(example, text):
+        inside = [place for place, (begin, _) in enumerate(offsets) if start <= begin < end]
+        last = max(place for place in inside if encoded.ids[place] == starter_tokenizer.eos_token_id)
+        for place in inside:
+            expected[place] = place <= last
+    assert encoded.mask.tolist() == expected
