@@ -30,7 +30,7 @@ MARKED = (
 
 
 def conversations(source: str, count: int) -> list[list[dict[str, Any]]]:
-    """`count` conversations: the rows of `source`, again and again, each with its number so that all differ."""
+    """`count` conversations: the rows of `source` again and again, each numbered, so that all differ."""
     from ftkit.data import as_conversation, load
     from ftkit.data.example import RatedReply
 
