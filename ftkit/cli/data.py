@@ -82,6 +82,7 @@ def _print_counts(found: Inspection) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    padding = f"{facts['padding_saved']:.1%}"
     columns = ", ".join(f"{role}: {column}" for role, column in facts["columns"].items())
     lines = {
         "format": f"{facts['format']} ({facts['reason']}; confidence {facts['confidence']:.2f})",
@@ -89,7 +90,7 @@ def _print_counts(found: Inspection) -> None:
         "rows": f"{facts['rows']:,}, {facts['accepted']:,} can be learned, {len(found.refused):,} refused",
         "tokens": f"{found.tokens:,}, {share:.0%} trained",
         "lengths": f"half up to {lengths['p50']:,}, 95 % to {lengths['p95']:,}, longest {lengths['max']:,}",
-        "packing": f"rows end to end save {facts['padding_saved']:.0%} of padded batches of 8",
+        "packing": f"rows end to end need no padding; batches of 8 of like length have {padding}",
     }
     for name, text in lines.items():
         table.add_row(name, escape(printable(text)))

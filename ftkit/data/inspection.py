@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ftkit.data.batching import Batches
 from ftkit.data.dataset import Dataset
 from ftkit.data.encode import Encoded, encode
 from ftkit.data.example import Refusal, UnusableRowError
 from ftkit.data.preflight import Finding, preflight
 from ftkit.data.template import Template
 from ftkit.errors import TemplateError
-from ftkit.recipe import SFT, Objective
+from ftkit.recipe import SFT, Objective, Training
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ class Inspection:
         p50, p95 = np.percentile(lengths, (50, 95))
         return {"p50": round(p50), "p95": round(p95), "max": max(lengths)}
 
-    def padding_share(self, batch_size: int) -> float:
-        """The share of a padded batch that would be padding, which laying rows end to end saves."""
-        lengths = [len(row.ids) for row in self.encoded]
-        batches = [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
-        padded = sum(max(batch) * len(batch) for batch in batches)
-        return 1 - sum(lengths) / padded if padded else 0.0
+    def batches(self, settings: Training | None = None, *, padded: bool = False) -> Batches:
+        """The batches that training would make of the rows: end to end, or padded."""
+        settings = settings or Training()
+        return Batches(
+            [len(row.ids) for row in self.encoded],
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+            padded=padded,
+            seed=settings.seed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,7 +81,8 @@ class Inspection:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "lengths": self.lengths(),
-            "padding_saved": round(self.padding_share(8), 4),
+            "packing_efficiency": round(self.batches().efficiency, 4),
+            "padding_saved": round(1 - self.batches(padded=True).efficiency, 4),
             "findings": [
                 {
                     "level": one.level,

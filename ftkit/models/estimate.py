@@ -19,7 +19,7 @@ from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
 from ftkit.models.source import looks_like_hub_id
-from ftkit.recipe import LoRA, Model, Recipe
+from ftkit.recipe import LoRA, Model, Recipe, Training
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 
@@ -119,7 +119,7 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     known = "" if row_tokens or recipe.data.source in _STARTER_ROWS else ", a guess until the data is read"
     reason = (
         f"About {peak:.1f} GB of the {device.free_gb:.1f} GB that are free on {device.name}: "
-        f"{_WORDS[verdict]} Counted with {recipe.training.batch_size} rows of {tokens} tokens{known}."
+        f"{_WORDS[verdict]} Counted with {_a_batch(recipe.training, tokens)}{known}."
     )
     if verdict in {"tight", "will not fit"}:
         reason += f" {_advice(parts, recipe)}"
@@ -206,7 +206,7 @@ def _parts(
     half = compute.dtype == "bfloat16" or (compute.dtype == "auto" and device.native_bf16)
     # Full fine-tuning keeps and computes in float32.
     size = 2 if half and method != "full" else 4
-    batch = training.batch_size * row_tokens
+    batch = training.batch_tokens or training.batch_size * row_tokens
     scores = 0.0
     if device.kind == "cpu":
         scores = _SCORES * found.heads * min(row_tokens, _SCORES_UP_TO)
@@ -228,6 +228,12 @@ def _parts(
     return {name: value / 1e9 for name, value in parts.items() if value}
 
 
+def _a_batch(training: Training, row_tokens: int) -> str:
+    if training.batch_tokens:
+        return f"batches of {training.batch_tokens} tokens, rows of {row_tokens}"
+    return f"{training.batch_size} rows of {row_tokens} tokens"
+
+
 def _verdict(peak_gb: float, free_gb: float) -> Verdict:
     if peak_gb <= _COMFORT * free_gb:
         return "fits"
@@ -238,6 +244,8 @@ def _advice(parts: Mapping[str, float], recipe: Recipe) -> str:
     """What would help most."""
     passing = parts["activations"] + parts.get("logits", 0.0)
     if passing > parts["weights"] + parts["gradients"] + parts.get("optimizer", 0.0):
+        if recipe.training.batch_tokens:
+            return "Fewer batch_tokens help most; gradient_accumulation_steps makes up for it."
         if recipe.training.batch_size > 1:
             return "A smaller batch_size helps most; gradient_accumulation_steps makes up for it."
         if not recipe.compute.gradient_checkpointing:

@@ -124,6 +124,9 @@ class Training(Section):
     """Stop after so many steps, whatever `epochs` says."""
     batch_size: PositiveInt = 8
     """Conversations in one forward and backward pass."""
+    batch_tokens: PositiveInt | None = None
+    """Fill each pass with as many whole conversations as fit into so many tokens, instead of `batch_size`.
+    Empty: off."""
     gradient_accumulation_steps: PositiveInt = 1
     """Passes before one optimizer step: the effective batch is batch_size times this."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4

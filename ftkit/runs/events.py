@@ -4,10 +4,12 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
 
 - `state`: `state`, `detail`, `error` (null, or `message`, `advice`, `traceback`)
 - `stage`: `text`, `fraction` (null where unknown)
-- `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `refused`
+- `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `batches` (of an epoch),
+  `packing_efficiency` (the share of the batches' token places that hold a token), `refused`
 - `steps`: `step` (where training starts), `total_steps`
-- `train`: `step`, `epoch`, `loss` (nats a trained token), `learning_rate`, `grad_norm`, `tokens`,
-  `tokens_per_second`, `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
+- `train`: `step`, `epoch`, `loss` (nats a trained token), `learning_rate`, `grad_norm`, `tokens` and
+  `trained_tokens` (so far), `step_tokens` and `step_trained_tokens` (of this step), `tokens_per_second`,
+  `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
 - `eval`: `step`, `epoch`, `loss`, `seconds`
 - `checkpoint`: `step`, `path` (inside the run folder)
 - `note`: `level` (`info` or `warning`), `text`

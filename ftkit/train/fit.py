@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftkit.data import Dataset, Template, encode_all, load
+from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.recipe import Recipe
 from ftkit.train.protocol import Control, Sink, Stopped
@@ -63,7 +63,7 @@ def fit(
     )
     if recipe.data.template:  # chat, evaluation and the saved tokenizer use the same
         loaded.tokenizer.chat_template = template.source
-    train_rows, eval_rows = _tokens(dataset, template, recipe, sink, progress)
+    train, evaluation, refused = _tokens(dataset, template, recipe, sink, progress)
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
     apply_method(loaded, recipe.method)
@@ -77,7 +77,18 @@ def fit(
     if recipe.compute.fast and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
     sink.emit("environment", facts=_environment(loaded, way.reason))
-    trainer = FtkitTrainer(loaded, way, train_rows, eval_rows, recipe, folder, sink, control)
+    held_out = evaluation.rows if evaluation else []
+    trainer = FtkitTrainer(loaded, way, train.rows, held_out, recipe, folder, sink, control)
+    sink.emit(
+        "plan",
+        train_rows=len(train.rows),
+        eval_rows=len(held_out),
+        train_tokens=train.tokens,
+        trained_tokens=train.trained_tokens,
+        batches=len(trainer.batches),
+        packing_efficiency=trainer.batches.efficiency,
+        refused=[asdict(refusal) for refusal in refused[:100]],
+    )
     progress("Training", None)
     publish(loaded)
     run_trainer(trainer, resume_from)
@@ -112,7 +123,7 @@ class _Stages:
 
 def _tokens(
     dataset: Dataset, template: Template, recipe: Recipe, sink: Sink, progress: _Stages
-) -> tuple[list, list]:
+) -> tuple[EncodedSet, EncodedSet | None, tuple[Refusal, ...]]:
     limits: dict[str, Any] = {"objective": recipe.objective, "max_length": recipe.data.max_length}
     train = encode_all(dataset.train, template, too_long=recipe.data.too_long, progress=progress, **limits)
     held_out = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
@@ -134,15 +145,7 @@ def _tokens(
         rows = f" (rows {', '.join(map(str, finding.rows[:5]))}{' …' if finding.count > 5 else ''})"
         where = rows if finding.rows else ""
         sink.emit("note", level="warning", text=f"{finding.title}{where}: {finding.message}")
-    sink.emit(
-        "plan",
-        train_rows=len(train.rows),
-        eval_rows=len(evaluation.rows) if evaluation else 0,
-        train_tokens=train.tokens,
-        trained_tokens=train.trained_tokens,
-        refused=[asdict(refusal) for refusal in refused[:100]],
-    )
-    return train.rows, evaluation.rows if evaluation else []
+    return train, evaluation, refused
 
 
 def _seed(seed: int) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -27,12 +28,13 @@ from transformers import (
 )
 
 from ftkit.data.batches import PackedCollator, PaddedCollator
+from ftkit.data.batching import Batches
 from ftkit.data.encode import Encoded
 from ftkit.errors import RunError
 from ftkit.fast.logprobs import IGNORED, LogProbs
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
-from ftkit.recipe import Recipe
+from ftkit.recipe import Recipe, Training
 from ftkit.train.objectives.likelihood import negative_log_likelihood
 from ftkit.train.protocol import Control, Sink
 
@@ -46,8 +48,8 @@ class FtkitTrainer(Trainer):
         self,
         loaded: LoadedModel,
         logprobs: LogProbs,
-        rows: list[Encoded],
-        eval_rows: list[Encoded],
+        rows: Sequence[Encoded],
+        eval_rows: Sequence[Encoded],
         recipe: Recipe,
         folder: Path,
         sink: Sink,
@@ -57,14 +59,17 @@ class FtkitTrainer(Trainer):
         self.gate = loaded.gate
         self.logprobs = logprobs
         self.sink = sink
+        self.settings = recipe.training
         self.wishes = control
         self.tokens_seen = 0
+        self._trained: torch.Tensor | int = 0
+        self.batches = batches(recipe.training, rows, logprobs)
         collator: Callable[..., dict[str, torch.Tensor]] = (
             PackedCollator() if logprobs.packed else PaddedCollator(loaded.tokenizer.pad_token_id)
         )
         super().__init__(
             model=loaded.model,
-            args=_arguments(recipe, loaded, len(rows), bool(eval_rows), folder),
+            args=_arguments(recipe, loaded, len(self.batches), bool(eval_rows), folder),
             data_collator=collator,
             train_dataset=rows,
             eval_dataset=eval_rows or None,
@@ -73,6 +78,29 @@ class FtkitTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
+
+    @property
+    def trained_tokens_seen(self) -> int:
+        """Tokens that the loss has been taken over so far."""
+        return int(self._trained)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The rows by `batches`; a resumed run goes on with the batch that is next."""
+        return self._by_batches(self.train_dataset, self.batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The held-out rows, in batches of the same size, always in the same order."""
+        rows = self.eval_dataset
+        return self._by_batches(rows, batches(self.settings, rows, self.logprobs, shuffled=False))
+
+    def _by_batches(self, rows: Any, chosen: Batches) -> DataLoader:
+        loader: DataLoader = DataLoader(
+            rows,
+            batch_sampler=chosen,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
     def compute_loss(
         self,
@@ -83,8 +111,10 @@ class FtkitTrainer(Trainer):
     ) -> Any:
         """Mean over the trained tokens of the whole optimizer step."""
         labels = inputs["labels"]
+        here = (labels[:, 1:] != IGNORED).sum()
         self.tokens_seen += _useful_tokens(inputs)
-        trained = num_items_in_batch if num_items_in_batch is not None else (labels[:, 1:] != IGNORED).sum()
+        self._trained = self._trained + here  # stays on the device: reading it there waits for the step
+        trained = num_items_in_batch if num_items_in_batch is not None else here
         loss = negative_log_likelihood(self.logprobs(model, inputs), trained)
         return (loss, None) if return_outputs else loss
 
@@ -131,23 +161,31 @@ class _Reporter(TrainerCallback):
         self.process = psutil.Process()
         self.turn: AbstractContextManager[Any] | None = None
         self.step_started = 0.0
-        self.step_tokens = 0
+        self.before_step = (0, 0)
+        self.step_tokens = (0, 0)
         self.tokens_per_second = 0.0
         self.busy = 0.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps)
 
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Trainer's own call does not reach a sampler through every release's way of skipping batches.
+        a_step = args.gradient_accumulation_steps
+        self.trainer.batches.set_epoch(state.global_step // math.ceil(len(self.trainer.batches) / a_step))
+
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.turn = self.trainer.gate.turn("training")
         self.turn.__enter__()
         self.step_started = time.perf_counter()
-        self.step_tokens = self.trainer.tokens_seen
+        self.before_step = self._seen()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         seconds = time.perf_counter() - self.step_started
         self.busy += seconds
-        self.tokens_per_second = (self.trainer.tokens_seen - self.step_tokens) / seconds
+        tokens, trained = self._seen()
+        self.step_tokens = (tokens - self.before_step[0], trained - self.before_step[1])
+        self.tokens_per_second = self.step_tokens[0] / seconds
         self.release()
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True
@@ -171,6 +209,9 @@ class _Reporter(TrainerCallback):
             learning_rate=logs.get("learning_rate"),
             grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
             tokens=self.trainer.tokens_seen,
+            trained_tokens=self.trainer.trained_tokens_seen,
+            step_tokens=self.step_tokens[0],
+            step_trained_tokens=self.step_tokens[1],
             tokens_per_second=self.tokens_per_second,
             memory_gb=self.process.memory_info().rss / 1e9,
             gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
@@ -193,6 +234,9 @@ class _Reporter(TrainerCallback):
             "checkpoint", step=state.global_step, path=f"checkpoints/checkpoint-{state.global_step}"
         )
 
+    def _seen(self) -> tuple[int, int]:
+        return self.trainer.tokens_seen, self.trainer.trained_tokens_seen
+
     def release(self) -> None:
         """Let the next user of the model have its turn; also called when training ends in an error."""
         if self.turn is not None:
@@ -210,13 +254,25 @@ def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
                 callback.release()
 
 
-def total_steps(recipe: Recipe, rows: int) -> int:
-    """Optimizer steps of the whole run."""
-    training = recipe.training
-    if training.max_steps is not None:
-        return training.max_steps
-    batches = math.ceil(rows / training.batch_size)
-    return max(1, math.ceil(max(batches // training.gradient_accumulation_steps, 1) * training.epochs))
+def batches(
+    settings: Training, rows: Sequence[Encoded], logprobs: LogProbs, *, shuffled: bool = True
+) -> Batches:
+    """How `rows` are batched for training, or for evaluation (not shuffled)."""
+    return Batches(
+        [len(row.ids) for row in rows],
+        batch_size=settings.batch_size,
+        batch_tokens=settings.batch_tokens,
+        padded=not logprobs.packed,
+        seed=settings.seed if shuffled else None,
+    )
+
+
+def total_steps(settings: Training, batches_an_epoch: int) -> int:
+    """Optimizer steps of the whole run; the last step of an epoch may hold fewer batches."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    steps = math.ceil(batches_an_epoch / settings.gradient_accumulation_steps)
+    return max(1, math.ceil(steps * settings.epochs))
 
 
 def _useful_tokens(inputs: dict[str, torch.Tensor]) -> int:
@@ -232,10 +288,10 @@ def _recomputation(on: bool) -> dict[str, Any]:
 
 
 def _arguments(
-    recipe: Recipe, loaded: LoadedModel, rows: int, has_eval: bool, folder: Path
+    recipe: Recipe, loaded: LoadedModel, batches_an_epoch: int, has_eval: bool, folder: Path
 ) -> TrainingArguments:
     training = recipe.training
-    steps = total_steps(recipe, rows)
+    steps = total_steps(training, batches_an_epoch)
     evaluates = has_eval and training.evals > 0
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),

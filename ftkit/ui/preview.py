@@ -45,6 +45,10 @@ class Counts:
         Tokens of each row counted.
     findings
         What pre-flight says of the rows counted.
+    batch_tokens, efficiency
+        The Recipe's token budget, and the share of the batches' token places that hold a token.
+    padding
+        The share that padding would take, were the rows padded.
     """
 
     rows: int
@@ -57,6 +61,9 @@ class Counts:
     max_length: int
     lengths: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
+    batch_tokens: int | None = None
+    efficiency: float = 1.0
+    padding: float = 0.0
 
     @property
     def mean(self) -> int:
@@ -100,6 +107,7 @@ def template(recipe: Recipe, *, fetch: bool, progress: Progress | None = None) -
 def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) -> Counts:
     """Count the tokens that training would see, and look for faults, over at most `ROWS_COUNTED` rows."""
     from ftkit.data import Encoded, encode
+    from ftkit.data.batching import Batches
     from ftkit.data.example import UnusableRowError
     from ftkit.data.preflight import preflight
 
@@ -113,6 +121,18 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
     lengths = tuple(len(row.ids) for row in encoded)
     untrained = sum(not row.mask[1:].any() for row in encoded) + len(some) - len(encoded)
     limit = recipe.data.max_length
+    training = recipe.training
+    kept = [length for length in lengths if length <= limit]
+    packed, padded = (
+        Batches(
+            kept,
+            batch_size=training.batch_size,
+            batch_tokens=training.batch_tokens,
+            padded=padded,
+            seed=training.seed,
+        )
+        for padded in (False, True)
+    )
     return Counts(
         rows=len(some),
         of=len(dataset.train),
@@ -124,4 +144,7 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
         max_length=limit,
         lengths=lengths,
         findings=tuple(preflight(some, dataset.held_out, encoded, eos=chat.tokenizer.eos_token_id)),
+        batch_tokens=training.batch_tokens,
+        efficiency=packed.efficiency,
+        padding=1 - padded.efficiency,
     )

@@ -67,11 +67,20 @@ def _tokens(counts: Counts) -> str:
         f'<div class="ftk-num">{counts.rows:,} rows, {counts.tokens:,} tokens, {share:.0f} % trained, '
         f"longest {counts.longest:,} of {counts.max_length:,}{some}</div>"
     )
+    line += f'<div class="ftk-muted">{_packing(counts)}</div>'
     if counts.too_long:
         line += note(f"{counts.too_long:,} rows are longer than {counts.max_length:,} tokens.", "warn")
     if counts.untrained:
         line += note(f"{counts.untrained:,} rows have no token that would be trained: left out.", "warn")
     return line
+
+
+def _packing(counts: Counts) -> str:
+    padded = f"padded, {counts.padding:.1%} of a batch would be padding"
+    if counts.batch_tokens is None:
+        return f"Packing: rows end to end need no padding; {padded}."
+    full = f"{counts.efficiency:.1%} full of whole rows"
+    return f"Packing: batches of {counts.batch_tokens:,} tokens are {full}; {padded}."
 
 
 def refused_list(refused: Sequence[Refusal]) -> str:

@@ -194,3 +194,13 @@ def test_a_finding_goes_to_its_rows(panel: DataPanel, tmp_path: Path) -> None:
     assert panel._at == 8
     assert "&lt;i&gt;ann@example.org" in panel._table.value
     assert "ftk-histogram" in panel._summary.value
+
+
+def test_packing_follows_the_recipe(panel: DataPanel) -> None:
+    assert "Packing: rows end to end need no padding" in panel._summary.value
+    panel.workspace.edit({"training.batch_tokens": 64})
+    panel.wait()
+    assert panel.counts is not None
+    assert panel.counts.batch_tokens == 64
+    assert 0 < panel.counts.efficiency <= 1
+    assert "batches of 64 tokens" in panel._summary.value

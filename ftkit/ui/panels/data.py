@@ -279,7 +279,7 @@ class DataPanel(Panel):
             return
         if old.data != new.data:
             self.load()
-        elif (old.model, old.objective) != (new.model, new.objective):
+        elif _counted_with(old) != _counted_with(new):
             self._fetch_allowed = self._fetch_allowed and old.model == new.model
             self._count()
 
@@ -434,6 +434,11 @@ class DataPanel(Panel):
 
 def _mapping_of(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.data.format, recipe.data.columns, recipe.data.tags
+
+
+def _counted_with(recipe: Recipe) -> tuple[Any, ...]:
+    training = recipe.training
+    return recipe.model, recipe.objective, training.batch_size, training.batch_tokens
 
 
 def _kind_of(source: str) -> str:
