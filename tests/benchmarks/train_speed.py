@@ -102,6 +102,7 @@ def run_trainer(settings: dict[str, Any], folder: str, *, bf16: bool, recompute:
     import ftkit
     from ftkit.data import Template, encode_all, load
     from ftkit.data.batches import PaddedCollator
+    from ftkit.data.batching import Batches
     from ftkit.models import resolve
 
     wanted = recipe(settings, folder)
@@ -117,6 +118,8 @@ def run_trainer(settings: dict[str, Any], folder: str, *, bf16: bool, recompute:
         max_length=4096,
         too_long="error",
     ).rows
+    order = Batches([len(row.ids) for row in rows], batch_size=settings["batch"], seed=SEED).epoch(0)
+    rows = [rows[place] for batch in order for place in batch]
     set_seed(SEED)
     settings_of_lora = LoraConfig(
         r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -154,7 +157,7 @@ def run_trainer(settings: dict[str, Any], folder: str, *, bf16: bool, recompute:
         bf16=bf16,
         use_cpu=True,
         seed=SEED,
-        data_seed=SEED,
+        train_sampling_strategy="sequential",
         logging_steps=1,
         save_strategy="no",
         report_to=[],
