@@ -124,7 +124,8 @@ class _News:
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
                 self.say(f"step {event['step']}: eval loss {loss}")
             elif kind == "note":
-                self.say(("Warning: " if event.get("level") == "warning" else "") + event["text"])
+                said = {"warning": "Warning: ", "error": "Error: "}.get(event.get("level", ""), "")
+                self.say(said + event["text"])
 
     def say(self, text: str) -> None:
         out.print(escape(printable(text)))

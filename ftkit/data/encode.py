@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 """Rows tokenised together."""
+UNTRAINED = "no token of it would be trained"
+"""Why a row is refused that holds nothing to learn."""
 TooLong = Literal["drop", "error", "keep_end", "keep_start", "split"]
 
 
@@ -44,6 +46,11 @@ class EncodedSet:
     refused: tuple[Refusal, ...]
     shortened: tuple[int, ...] = ()
     """Numbers of the rows of which something was left out because they were too long."""
+
+    @property
+    def untrained(self) -> tuple[int, ...]:
+        """Numbers of the rows that hold nothing to learn."""
+        return tuple(one.row for one in self.refused if one.reason == UNTRAINED)
 
     @property
     def tokens(self) -> int:
@@ -86,13 +93,38 @@ def encode_all(
                 shortened += [example.row] if parts else []
                 rows += parts
             elif not encoded.mask[1:].any():
-                refused.append(Refusal(example.row, "no token of it would be trained"))
+                refused.append(Refusal(example.row, UNTRAINED))
             else:
                 rows.append(encoded)
     if not rows:
         first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
-        raise DataError(f"No row can be trained on ({first}).", "Raise data.max_length, or mend the rows.")
+        advice = "Raise data.max_length, or mend the rows."
+        if all(one.reason == UNTRAINED for one in refused):
+            advice = (
+                "Look at the role names, the messages' weights and what is trained on (objective.train_on)."
+            )
+        raise DataError(f"No row can be trained on ({first}).", advice)
     return EncodedSet(rows, tuple(refused), tuple(shortened))
+
+
+def encode_each(
+    examples: Sequence[Example],
+    template: Template,
+    objective: Objective,
+    progress: Callable[[str, float | None], None] | None = None,
+) -> EncodedSet:
+    """Every example as long as it is, to look at; the same arrays as `encode_all` makes."""
+    rows: list[Encoded] = []
+    refused: list[Refusal] = []
+    for at in range(0, len(examples), CHUNK):
+        if progress is not None:
+            progress("Counting tokens", at / len(examples))
+        for example, encoded in _encode_chunk(examples[at : at + CHUNK], template, objective, refused):
+            if encoded.mask[1:].any():
+                rows.append(encoded)
+            else:
+                refused.append(Refusal(example.row, UNTRAINED))
+    return EncodedSet(rows, tuple(refused))
 
 
 def _encode_chunk(

@@ -23,18 +23,25 @@ class Message:
         The assistant's calls, each `{"type": "function", "function": {"name": ..., "arguments": ...}}`.
     weight
         0: the turn is read but not trained on.
+    tool_call_id, name
+        Of a tool's result: the call that it answers, and the tool; empty where the source names none.
     """
 
     role: str
     content: str
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     weight: float = 1.0
+    tool_call_id: str = ""
+    name: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The message in OpenAI's form, as chat templates take it."""
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        for key in ("tool_call_id", "name"):
+            if value := getattr(self, key):
+                turn[key] = value
         return turn
 
 

@@ -210,6 +210,8 @@ def _try(
     reason = "as asked" if forced else f"the rows have the columns {found_columns}"
     if not forced and share < 1:
         reason += f"; {share:.0%} of the first rows look right"
+    if known.name == "ranking" and any(_count_replies(Fields(row, layout)) > 2 for row in sample):
+        reason += "; of more than two replies the first is chosen, the last rejected, the others unused"
     return Layout(known.name, columns, tags, round((1.0 if usual else 0.8) * share, 2), reason)
 
 
@@ -429,9 +431,13 @@ def _lists(fields: Fields) -> bool:
     return all(isinstance(fields.value(role), (list, tuple)) for role in ("tokens", "tags"))
 
 
-def _replies(fields: Fields) -> bool:
+def _count_replies(fields: Fields) -> int:
     value = fields.value("response")
-    return isinstance(value, (list, tuple)) and len(value) > 1
+    return len(value) if isinstance(value, (list, tuple)) else 0
+
+
+def _replies(fields: Fields) -> bool:
+    return _count_replies(fields) > 1
 
 
 def _short_label(fields: Fields) -> bool:
@@ -495,7 +501,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "ranking",
-            "a prompt and several replies, the best one first",
+            "a prompt and several replies, the best one first: it is chosen, the last one rejected",
             {"prompt": ("instruction", *_PROMPT), "response": ("output", *_RESPONSE)},
             {**_HISTORY, **_SYSTEM},
             _ranked,

@@ -9,11 +9,10 @@ import numpy as np
 
 from ftkit.data.batching import Batches
 from ftkit.data.dataset import Dataset
-from ftkit.data.encode import Encoded, encode
-from ftkit.data.example import Refusal, UnusableRowError
+from ftkit.data.encode import Encoded, encode_each
+from ftkit.data.example import Refusal
 from ftkit.data.preflight import Finding, preflight
 from ftkit.data.template import Template
-from ftkit.errors import TemplateError
 from ftkit.recipe import SFT, Objective, Training
 
 
@@ -98,12 +97,8 @@ class Inspection:
 
 def inspect(dataset: Dataset, template: Template, objective: Objective | None = None) -> Inspection:
     """Encode every training row and look at all of it; no row is cut off by its length."""
-    encoded: list[Encoded] = []
-    refused = list(dataset.refused)
-    for example in dataset.train:
-        try:
-            encoded.append(encode(example, template, objective or SFT()))
-        except (UnusableRowError, TemplateError) as error:
-            refused.append(Refusal(example.row, getattr(error, "message", str(error))))
-    findings = preflight(dataset.train, dataset.held_out, encoded, eos=template.tokenizer.eos_token_id)
-    return Inspection(dataset, encoded, tuple(refused), findings)
+    found = encode_each(dataset.train, template, objective or SFT())
+    findings = preflight(
+        dataset.train, dataset.held_out, found.rows, ends=template.end_ids(), untrained=found.untrained
+    )
+    return Inspection(dataset, found.rows, (*dataset.refused, *found.refused), findings)

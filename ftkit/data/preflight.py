@@ -6,7 +6,7 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,7 +69,8 @@ def preflight(
     held_out: Sequence[Example] = (),
     encoded: Sequence[Encoded] = (),
     *,
-    eos: int | None = None,
+    ends: Collection[int] = (),
+    untrained: Sequence[int] = (),
 ) -> list[Finding]:
     """Look at the rows, and at their tokens where given; errors first.
 
@@ -79,11 +80,14 @@ def preflight(
         The rows to learn from and those kept aside.
     encoded
         The same rows as the trainer will see them.
-    eos
-        The id of the token that ends a reply.
+    ends
+        Ids of the tokens that end a reply.
+    untrained
+        Numbers of the rows left out of `encoded` because nothing in them would be learned.
     """
     found = [
-        *_tokens(encoded, eos),
+        *_untrained(encoded, untrained),
+        *_tokens(encoded, ends),
         *_rows_where(examples, _alternation_fault, "warning", "Turns do not alternate", _ALTERNATION),
         *_rows_where(examples, _tiny_answer, "warning", "Answers of one character or less", _TINY),
         *_duplicates(examples),
@@ -117,18 +121,23 @@ def _rows_where(
         yield _finding(level, title, message, rows)
 
 
-def _tokens(encoded: Sequence[Encoded], eos: int | None) -> Iterator[Finding]:
+def _untrained(encoded: Sequence[Encoded], refused: Sequence[int]) -> Iterator[Finding]:
+    rows = sorted({*refused, *(row.row for row in encoded if not row.mask[1:].any())})
+    if rows:
+        message = "Nothing in them would be learned. Look at the role names and at what is trained on."
+        yield _finding("error", "No trained token", message, rows)
+
+
+def _tokens(encoded: Sequence[Encoded], ends: Collection[int]) -> Iterator[Finding]:
     if not encoded:
         return
-    untrained = [row.row for row in encoded if not row.mask[1:].any()]
-    if untrained:
-        message = "Nothing in them would be learned. Look at the role names and at what is trained on."
-        yield _finding("error", "No trained token", message, untrained)
-    if eos is not None:
-        endless = [row.row for row in encoded if row.mask.any() and not (row.ids[row.mask] == eos).any()]
+    if ends:
+        endless = [row.row for row in encoded if not _all_end(row, np.array(sorted(ends)))]
         if endless:
-            message = "No end-of-sequence token is trained: the model would not learn to stop."
-            yield _finding("warning", "Replies without an end", message, endless)
+            message = (
+                "An answer is trained without the token that ends it: the model would not learn to stop."
+            )
+            yield _finding("warning", "Replies without an end", message, sorted(set(endless)))
     lengths = np.array([len(row.ids) for row in encoded])
     limit = OUTLIER * float(np.percentile(lengths, 95))
     outliers = [encoded[int(place)] for place in np.flatnonzero(lengths > limit)]
@@ -145,6 +154,15 @@ def _tokens(encoded: Sequence[Encoded], eos: int | None) -> Iterator[Finding]:
     if 0 < share < FEW_TRAINED:
         message = f"Only {share:.1%} of the tokens are trained on: a run mostly reads. Shorten the prompts."
         yield Finding("warning", "Few trained tokens", message)
+
+
+def _all_end(row: Encoded, ends: np.ndarray) -> bool:
+    """Whether each trained stretch of a row holds an end; a row trained whole is text, not replies."""
+    if row.mask.all():
+        return True
+    edges = np.flatnonzero(np.diff(row.mask.astype(np.int8), prepend=0, append=0))
+    is_end = np.concatenate([[0], np.cumsum(np.isin(row.ids, ends))])
+    return bool((is_end[edges[1::2]] > is_end[edges[::2]]).all())
 
 
 def _duplicates(examples: Sequence[Example]) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import numpy as np
 
 from ftkit.data.encode import Encoded
 from ftkit.data.example import Conversation, Message, PlainText
+from ftkit.data.spans import AnswerFinder
 from ftkit.errors import TemplateError
 
 _FOLDER = Path(__file__).with_name("templates")
-_THOUGHT_ENDS = "</think>"
-NAMED = ("chatml", "alpaca", "zephyr")
+NAMED = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
 """Templates for models that have none."""
 
 
@@ -45,7 +44,7 @@ class Template:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self._source = _read_template(template) if template else None
-        self._headers: dict[bool, str] = {}
+        self._finder = AnswerFinder(self.render, tokenizer.eos_token or "")
 
     @property
     def source(self) -> str:
@@ -74,8 +73,7 @@ class Template:
 
         A template that knows no tool calls gets them as the JSON text of the turn: they must not vanish.
         """
-        knows_calls = "tool_calls" in self.source
-        turns = [message.as_dict() if knows_calls else _written_out(message) for message in messages]
+        turns = [message.as_dict() for message in self._known(messages)]
         if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         try:
@@ -96,11 +94,28 @@ class Template:
         text = self.render(messages, add_generation_prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def end_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end a reply: the EOS, and special tokens that the template writes there."""
+        special = {
+            token
+            for token, added in getattr(self.tokenizer, "added_tokens_decoder", {}).items()
+            if added.special
+        }
+        try:
+            text = self._finder.closing()
+        except TemplateError:  # plain text needs no template
+            text = ""
+        closing = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        eos = self.tokenizer.eos_token_id
+        return frozenset(token for token in closing if token in special) | (
+            {eos} if eos is not None else set()
+        )
+
     def encode(self, example: Conversation | PlainText, train_on: str = "assistant") -> Encoded:
         """Token ids and the mask of trained tokens.
 
         The whole is tokenised once, so the ids are those of `apply_chat_template`; a token is trained when it
-        starts inside an assistant turn's text, up to that turn's EOS.
+        starts inside an assistant turn, what ends the turn included.
 
         Raises
         ------
@@ -156,15 +171,14 @@ class Template:
     def _masked(
         self, ids: list[int], encoding: Any, spans: list[tuple[int, int]], train_on: str, row: int
     ) -> Encoded:
-        """Tokens with those trained that start inside a span, up to its last EOS."""
+        """Tokens with those trained that start inside a span; an EOS follows the last where it has none."""
         eos = self.tokenizer.eos_token_id
         tokens = np.array(ids, np.int32)
         mask = np.zeros(len(ids), bool)
         for start, end in spans[-1:] if train_on == "last" else spans:
             first, after = _tokens_between(encoding, start, end, len(ids))
-            ends = np.flatnonzero(tokens[first:after] == eos)
-            mask[first : first + ends[-1] + 1 if len(ends) else after] = True
-        if len(ids) and ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] if mask.any() else 0 :]:
+            mask[first:after] = True
+        if mask.any() and ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] :]:
             tokens, mask = np.append(tokens, np.int32(eos)), np.append(mask, True)
         if train_on == "all":
             mask = np.ones(len(tokens), bool)
@@ -172,92 +186,12 @@ class Template:
 
     def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
         """Where in `text` each trained assistant turn stands, its closing marks included."""
-        spans = self._marked_spans(example, text, exactly=True)
-        if spans is None:
-            spans = self._grown_spans(example, text)
-        if spans is None:
-            spans = self._marked_spans(example, text, exactly=False)
-        if spans is None:
-            raise TemplateError(
-                f"Row {example.row}: the chat template changes earlier turns when later ones follow, so its "
-                "answers cannot be found exactly.",
-                "Train on conversations of one exchange, or use another chat template.",
-            )
-        return spans
+        return self._finder.spans(replace(example, messages=self._known(example.messages)), text)
 
-    def _grown_spans(self, example: Conversation, text: str) -> list[tuple[int, int]] | None:
-        """Turn by turn, where the rendering only grows; None where later turns change it."""
-        spans = []
-        for place, message in enumerate(example.messages):
-            if message.role != "assistant" or message.weight == 0:
-                continue
-            before = self.render(example.messages[:place], add_generation_prompt=True, tools=example.tools)
-            through = self.render(example.messages[: place + 1], tools=example.tools)
-            if not (text.startswith(through) and through.startswith(before)):
-                return None
-            spans.append((len(before), len(through)))
-        return spans
-
-    def _marked_spans(
-        self, example: Conversation, text: str, *, exactly: bool
-    ) -> list[tuple[int, int]] | None:
-        """By one more rendering with a mark in place of each answer, its reasoning kept.
-
-        What stands between the marks is the template's own, and is found again in `text`, in order.
-
-        Parameters
-        ----------
-        exactly
-            Give up (None) unless each answer stands there as it is, or without the space around it.
-            Otherwise a part of it will do, for templates that strip more.
-        """
-        places = [n for n, message in enumerate(example.messages) if message.role == "assistant"]
-        if exactly and any(example.messages[place].tool_calls for place in places):
-            return None
-        marked, answers = list(example.messages), []
-        for number, place in enumerate(places):
-            thought, tag, answer = marked[place].content.rpartition(_THOUGHT_ENDS)
-            marked[place] = replace(marked[place], content=f"{thought}{tag}\ue000{number}\ue001")
-            answers.append(answer)
-        fixed, rest = [], self.render(marked, tools=example.tools)
-        for number in range(len(places)):
-            piece, mark, rest = rest.partition(f"\ue000{number}\ue001")
-            if not mark:
-                return None
-            fixed.append(piece)
-        fixed.append(rest)
-        if not text.startswith(fixed[0]) or not text.endswith(fixed[-1]):
-            return None
-        eos, header = self.tokenizer.eos_token or "", self._header(example)
-        if exactly and not (header and eos and all(eos in piece for piece in fixed[1:])):
-            return None  # without header and EOS the bounds of a turn are not known from its answer alone
-        at, spans = len(fixed[0]), []
-        for number, (place, answer) in enumerate(zip(places, answers, strict=True)):
-            before, after, last = fixed[number], fixed[number + 1], number == len(places) - 1
-            end = len(text) - len(after) if last else _find(text, at, answer, after, exactly=exactly)
-            said = text[at:end] if end >= at else None
-            message = example.messages[place]
-            if said is None or (
-                said.strip() != answer.strip() if exactly else said.strip() not in message.content
-            ):
-                return None
-            own = len(before) - (before.rfind(header) + len(header)) if header and header in before else 0
-            closing = after.find(eos) + len(eos) if eos and eos in after else 0
-            if message.weight:
-                spans.append((at - own, end + closing))
-            at = end + len(after)
-        return spans
-
-    def _header(self, example: Conversation) -> str:
-        """What the template writes before a reply that is to come, or the end of that."""
-        with_system = example.messages[0].role == "system"
-        if with_system not in self._headers:
-            user = Message("user", "?")
-            asked = (Message("system", "?"), user) if with_system else (user,)
-            plain, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
-            shared = len(commonprefix([plain, prompt]))  # noqa: RUF071  text, not paths
-            self._headers[with_system] = prompt[shared:]
-        return self._headers[with_system]
+    def _known(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages with tool calls written out as text where the template knows none."""
+        knows_calls = "tool_calls" in self.source
+        return tuple(messages) if knows_calls else tuple(map(_written_out, messages))
 
 
 def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[int, int]:
@@ -280,16 +214,6 @@ def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[in
     return first, max(after, first)
 
 
-def _find(text: str, at: int, answer: str, after: str, *, exactly: bool) -> int:
-    """Where the answer that begins at `at` ends and `after` begins; -1 where that is not to be found."""
-    if not exactly:
-        return text.find(after, at)
-    for said in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
-        if text.startswith(said + after, at):
-            return at + len(said)
-    return -1
-
-
 def _read_template(name: str) -> str:
     path = _FOLDER / f"{name}.jinja" if name in NAMED else Path(name).expanduser()
     try:
@@ -300,7 +224,9 @@ def _read_template(name: str) -> str:
         ) from None
 
 
-def _written_out(message: Message) -> dict[str, Any]:
+def _written_out(message: Message) -> Message:
     """A message without tool calls: each stands as JSON in the text."""
+    if not message.tool_calls:
+        return message
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls]
-    return {"role": message.role, "content": "\n".join(filter(None, (message.content, *calls)))}
+    return replace(message, content="\n".join(filter(None, (message.content, *calls))), tool_calls=())

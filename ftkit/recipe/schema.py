@@ -64,7 +64,8 @@ class Data(Section):
     """A row longer than `max_length`: leave it out and say so, keep its last or first exchanges, split it
     between exchanges, or refuse to start. No answer is ever cut."""
     template: str | None = None
-    """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, or a Jinja file."""
+    """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, `llama2`, `llama3`, `mistral`,
+    `gemma`, `phi3`, `plain`, or a Jinja file."""
     system_prompt: str | None = None
     """Put this system message before every conversation that has none."""
     seed: int = 42

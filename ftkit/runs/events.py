@@ -12,7 +12,7 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
   `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
 - `eval`: `step`, `epoch`, `loss`, `seconds`
 - `checkpoint`: `step`, `path` (inside the run folder)
-- `note`: `level` (`info` or `warning`), `text`
+- `note`: `level` (`info`, `warning` or `error`), `text`
 """
 
 from __future__ import annotations

@@ -140,11 +140,11 @@ def _tokens(
         first = "; ".join(f"row {refusal.row}: {refusal.reason}" for refusal in refused[:3])
         sink.emit("note", level="warning", text=f"{len(refused)} rows are left out ({first}).")
     for finding in preflight(
-        dataset.train, dataset.held_out, train.rows, eos=template.tokenizer.eos_token_id
+        dataset.train, dataset.held_out, train.rows, ends=template.end_ids(), untrained=train.untrained
     ):
         rows = f" (rows {', '.join(map(str, finding.rows[:5]))}{' …' if finding.count > 5 else ''})"
         where = rows if finding.rows else ""
-        sink.emit("note", level="warning", text=f"{finding.title}{where}: {finding.message}")
+        sink.emit("note", level=finding.level, text=f"{finding.title}{where}: {finding.message}")
     return train, evaluation, refused
 
 

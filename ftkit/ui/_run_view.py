@@ -13,6 +13,10 @@ from ftkit.ui import markup
 from ftkit.ui._history import History, Note
 
 _BAR_LOOKS = {"finished": "ok", "failed": "bad", "interrupted": "bad", "paused": "warn", "stopping": "warn"}
+_LOOKS = {
+    "warning": ("warn", "<strong>Warning.</strong> "),
+    "error": ("bad", "<strong>Error.</strong> "),
+}
 _NOTES_SHOWN = 50
 
 
@@ -68,11 +72,11 @@ def remarks(notes: Sequence[Note]) -> str:
         return ""
     shown = list(notes)[::-1][:_NOTES_SHOWN]
     items = "".join(
-        f'<li class="ftk-note ftk-{"warn" if note.level == "warning" else "off"}">'
-        f"{'<strong>Warning.</strong> ' if note.level == 'warning' else ''}{escape(note.text)}</li>"
+        f'<li class="ftk-note ftk-{_LOOKS.get(note.level, ("off", ""))[0]}">'
+        f"{_LOOKS.get(note.level, ('off', ''))[1]}{escape(note.text)}</li>"
         for note in shown
     )
-    warnings = sum(note.level == "warning" for note in notes)
+    warnings = sum(note.level in _LOOKS for note in notes)
     title = f"Notes ({len(notes)}" + (f", {warnings} of them warnings)" if warnings else ")")
     opened = " open" if len(notes) <= 5 or warnings else ""
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.recipe import Model, Recipe
 
 if TYPE_CHECKING:
-    from ftkit.data import Dataset, Template
+    from ftkit.data import Dataset, Refusal, Template
     from ftkit.data.preflight import Finding
 
 Progress = Callable[[str, float | None], None]
@@ -37,8 +36,10 @@ class Counts:
         Of the rows counted.
     longest
         Tokens of the longest.
-    too_long, untrained
-        Rows above `max_length`; rows without a trained token.
+    too_long
+        Rows above `max_length`.
+    refused
+        Rows counted that cannot be learned, with the reason.
     max_length
         The Recipe's cut-off.
     lengths
@@ -57,7 +58,7 @@ class Counts:
     trained: int
     longest: int
     too_long: int
-    untrained: int
+    refused: tuple[Refusal, ...]
     max_length: int
     lengths: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -106,20 +107,14 @@ def template(recipe: Recipe, *, fetch: bool, progress: Progress | None = None) -
 
 def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) -> Counts:
     """Count the tokens that training would see, and look for faults, over at most `ROWS_COUNTED` rows."""
-    from ftkit.data import Encoded, encode
     from ftkit.data.batching import Batches
-    from ftkit.data.example import UnusableRowError
+    from ftkit.data.encode import encode_each
     from ftkit.data.preflight import preflight
 
     some = dataset.train[:ROWS_COUNTED]
-    encoded: list[Encoded] = []
-    for place, example in enumerate(some):
-        if place % 64 == 0:
-            progress("Counting tokens", place / len(some))
-        with contextlib.suppress(UnusableRowError):
-            encoded.append(encode(example, chat, recipe.objective))
+    found = encode_each(some, chat, recipe.objective, progress)
+    encoded = found.rows
     lengths = tuple(len(row.ids) for row in encoded)
-    untrained = sum(not row.mask[1:].any() for row in encoded) + len(some) - len(encoded)
     limit = recipe.data.max_length
     training = recipe.training
     kept = [length for length in lengths if length <= limit]
@@ -140,10 +135,12 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
         trained=sum(int(row.mask.sum()) for row in encoded),
         longest=max(lengths, default=0),
         too_long=sum(length > limit for length in lengths),
-        untrained=untrained,
+        refused=found.refused,
         max_length=limit,
         lengths=lengths,
-        findings=tuple(preflight(some, dataset.held_out, encoded, eos=chat.tokenizer.eos_token_id)),
+        findings=tuple(
+            preflight(some, dataset.held_out, encoded, ends=chat.end_ids(), untrained=found.untrained)
+        ),
         batch_tokens=training.batch_tokens,
         efficiency=packed.efficiency,
         padding=1 - padded.efficiency,

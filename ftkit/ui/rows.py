@@ -70,8 +70,10 @@ def _tokens(counts: Counts) -> str:
     line += f'<div class="ftk-muted">{_packing(counts)}</div>'
     if counts.too_long:
         line += note(f"{counts.too_long:,} rows are longer than {counts.max_length:,} tokens.", "warn")
-    if counts.untrained:
-        line += note(f"{counts.untrained:,} rows have no token that would be trained: left out.", "warn")
+    if counts.refused:
+        first = counts.refused[0]
+        text = f"{len(counts.refused):,} rows cannot be learned and are left out"
+        line += note(f"{text}; row {first.row}: {first.reason}.", "warn")
     return line
 
 

@@ -78,6 +78,14 @@ def test_an_implicit_prompt_is_what_both_replies_share() -> None:
     assert example == PreferencePair((Q,), (A,), (B,))
 
 
+def test_of_a_longer_ranking_the_best_is_set_against_the_worst_and_that_is_said() -> None:
+    row = {"instruction": "q", "output": ["a", "middling", "b"]}
+    dataset = load([row], held_out_fraction=0)
+    assert dataset.train[0] == PreferencePair((Q,), (A,), (B,))
+    assert "the others unused" in dataset.format_reason
+    assert "unused" not in load([ROWS["ranking"][0]], held_out_fraction=0).format_reason
+
+
 @pytest.mark.parametrize(
     "turns",
     [

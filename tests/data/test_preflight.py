@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ftkit
 from ftkit.cli import main
-from ftkit.data import Conversation, Encoded, LabelledText, Message, Template, load
+from ftkit.data import Conversation, Encoded, LabelledText, Message, Template, encode, load
 from ftkit.data.inspection import inspect
 from ftkit.data.preflight import preflight
+from ftkit.errors import RunError
+from ftkit.recipe import SFT, Recipe
+
+from .families import FAMILIES
 
 
 def talk(*texts: str, row: int = 0, roles: tuple[str, ...] = ("user", "assistant")) -> Conversation:
@@ -68,17 +73,72 @@ def row_of(length: int, trained: int, row: int) -> Encoded:
 
 def test_tokens_are_looked_at() -> None:
     rows = [row_of(20, 5, n) for n in range(40)]
-    assert titles(encoded=rows, eos=2) == {}
+    assert titles(encoded=rows, ends=(2,)) == {}
     untrained, endless, long = row_of(20, 0, 40), row_of(20, 5, 41), row_of(400, 5, 42)
     endless.ids[-1] = 5
-    assert titles(encoded=[*rows, untrained, endless, long], eos=2) == {
+    assert titles(encoded=[*rows, untrained, endless, long], ends=(2,)) == {
         "No trained token": (40,),
         "Replies without an end": (41,),
         "Unusually long rows": (42,),
     }
-    found = preflight((), encoded=[*rows, untrained, long], eos=2)
+    found = preflight((), encoded=[*rows, untrained, long], ends=(2,))
     assert [finding.level for finding in found] == ["error", "warning"]
     assert "row 42, has 400 tokens" in found[1].message
+
+
+def test_every_trained_answer_must_end() -> None:
+    """Two answers of which only the last has its end; then both, the first by the template's own token."""
+    ids = np.array([9, 9, 5, 5, 9, 5, 2], np.int32)
+    mask = np.array([0, 0, 1, 1, 0, 1, 1], bool)
+    text = Encoded(np.full(5, 5, np.int32), np.ones(5, bool), 3)
+    assert titles(encoded=[Encoded(ids, mask, 7), text], ends=(2,)) == {"Replies without an end": (7,)}
+    ids[3] = 4
+    assert titles(encoded=[Encoded(ids, mask, 7), text], ends=(2, 4)) == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_families_own_end_of_turn_is_an_end(family: str, starter_tokenizer: Any) -> None:
+    template = Template(FAMILIES[family].tokenizer(starter_tokenizer))
+    rows = [encode(talk("q", "a b", "r", "c d"), template, SFT())]
+    assert titles(encoded=rows, ends=template.end_ids()) == {}
+
+
+SILENT = {
+    "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a b", "weight": 0}]
+}
+SAID = {"messages": [{"role": "user", "content": "r"}, {"role": "assistant", "content": "b c"}]}
+
+
+def test_rows_without_a_trained_token_are_an_error_of_the_inspection(starter_tokenizer: Any) -> None:
+    found = inspect(load([SAID, SILENT], held_out_fraction=0), Template(starter_tokenizer))
+    assert [(one.level, one.title, one.rows) for one in found.findings] == [
+        ("error", "No trained token", (1,))
+    ]
+    assert found.to_dict()["accepted"] == 1
+    assert [one.row for one in found.refused] == [1]
+
+
+def test_a_run_goes_on_without_them_and_says_so(
+    tmp_path: Path, tiny_model_folder: Callable[..., Path]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (SILENT, SAID, SAID, SILENT)))
+    recipe = Recipe(
+        model=str(tiny_model_folder()),
+        data={"source": str(path), "held_out_fraction": 0},
+        training={"max_steps": 1, "batch_size": 1},
+        output={"folder": tmp_path / "runs"},
+    )
+    run = ftkit.start(recipe)
+    run.wait(120)
+    notes = [
+        event for event in run.events() if event["kind"] == "note" and "No trained token" in event["text"]
+    ]
+    assert [(note["level"], "(rows 0, 3)" in note["text"]) for note in notes] == [("error", True)]
+
+    path.write_text(json.dumps(SILENT))
+    with pytest.raises(RunError, match="No row can be trained on"):
+        ftkit.start(recipe).wait(120)
 
 
 def test_an_inspection_counts_every_row_once(starter_tokenizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -10,37 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftkit.data import Conversation, Message, Template
+from ftkit.data.template import NAMED
 
-_LOOP = "{% for m in messages %}"
-_CHATML = _LOOP + "{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endfor %}"
-_GENERATE = "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
-FAMILIES = {
-    "chatml (qwen-2.5)": "{% if messages[0].role != 'system' %}{{'<|im_start|>system\nBe good.<|im_end|>\n'}}"
-    "{% endif %}" + _CHATML + _GENERATE,
-    "llama-3": "{{'<|begin|>'}}"
-    + _LOOP
-    + "{{'<|header|>' + m.role + '<|/header|>\n\n' + m.content | trim + '<|im_end|>'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<|header|>assistant<|/header|>\n\n'}}{% endif %}",
-    "mistral": "{{'<s>'}}" + _LOOP + "{% if m.role == 'assistant' %}{{' ' + m.content + eos_token}}{% else %}"
-    "{{'[INST] ' + m.content + ' [/INST]'}}{% endif %}{% endfor %}",
-    "gemma": "{{'<bos>'}}" + _LOOP + "{% set role = 'model' if m.role == 'assistant' else m.role %}"
-    "{{'<start_of_turn>' + role + '\n' + m.content | trim + '<im_end>\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
-    "phi": _LOOP + "{{'<|' + m.role + '|>\n' + m.content + '<|end|>\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<|assistant|>\n'}}{% else %}{{eos_token}}{% endif %}",
-    "zephyr": _LOOP + "{{'<|' + m.role + '|>\n' + m.content + eos_token + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<|assistant|>\n'}}{% endif %}",
-    "qwen-3": "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
-    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-    + _LOOP
-    + "{% if m.role == 'assistant' %}{% set said = m.content %}{% set thought = '' %}"
-    "{% if '</think>' in said %}"
-    "{% set thought = said.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
-    "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}"
-    "{{'<|im_start|>assistant\n'}}{% if loop.index0 > ns.last %}{{'<think>\n' + thought + '\n</think>\n\n'}}"
-    "{% endif %}{{said + '<|im_end|>\n'}}{% else %}"
-    "{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endif %}{% endfor %}" + _GENERATE,
-}
+from .families import FAMILIES
+
 TALKS = {
     "one exchange": (("user", "Where?"), ("assistant", "Lisbon.")),
     "two exchanges": (("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "So long.")),
@@ -59,9 +33,9 @@ def talk(turns: tuple[tuple[str, str], ...]) -> Conversation:
     return Conversation(tuple(Message(role, text) for role, text in turns))
 
 
-def with_template(tokenizer: Any, source: str) -> Any:
+def without_template(tokenizer: Any) -> Any:
     own = copy.deepcopy(tokenizer)
-    own.chat_template = source
+    own.chat_template = None
     return own
 
 
@@ -70,7 +44,7 @@ def with_template(tokenizer: Any, source: str) -> Any:
 def test_ids_are_the_templates_and_the_mask_covers_the_answers(
     family: str, name: str, starter_tokenizer: Any
 ) -> None:
-    tokenizer = with_template(starter_tokenizer, FAMILIES[family])
+    tokenizer = FAMILIES[family].tokenizer(starter_tokenizer)
     example = talk(TALKS[name])
     encoded = Template(tokenizer).encode(example)
     turns = [message.as_dict() for message in example.messages]
@@ -84,7 +58,7 @@ def test_ids_are_the_templates_and_the_mask_covers_the_answers(
     trained = "".join(
         tokenizer.decode([token]) if taught else "\0" for token, taught in zip(ids, encoded.mask, strict=True)
     )
-    pieces = [piece for piece in trained.split("\0") if piece.strip()]
+    pieces = [piece for piece in trained.split("\0") if piece.strip() not in ("", tokenizer.eos_token)]
     answers = [text for role, text in TALKS[name] if role == "assistant"]
     if family == "qwen-3":  # earlier reasoning is stripped, and the last turn always has its block
         answers = [text.split("</think>\n\n")[-1] for text in answers]
@@ -94,7 +68,7 @@ def test_ids_are_the_templates_and_the_mask_covers_the_answers(
         assert answer in piece
     asked = [text for role, text in TALKS[name] if role != "assistant" and len(text) > 1]
     assert not any(text in trained for text in asked)
-    assert tokenizer.eos_token in pieces[-1]
+    assert tokenizer.eos_token in trained
 
 
 def test_a_turn_of_weight_zero_is_read_but_not_trained(starter_tokenizer: Any) -> None:
@@ -112,17 +86,83 @@ def test_tool_calls_do_not_vanish_in_a_template_that_knows_none(starter_tokenize
     assert '"name": "look"' in starter_tokenizer.decode(encoded.ids[encoded.mask])
 
 
-@pytest.mark.parametrize("name", ["chatml", "alpaca", "zephyr"])
-def test_named_templates_train_the_answer_and_its_end(name: str, starter_tokenizer: Any) -> None:
-    bare = with_template(starter_tokenizer, "")
-    bare.chat_template = None
-    encoded = Template(bare, template=name).encode(talk(TALKS["system"]))
-    trained = bare.decode(encoded.ids[encoded.mask])
-    assert trained.startswith("Hello!")
-    assert bare.eos_token in trained
-    assert "Be brief." in bare.decode(encoded.ids[~encoded.mask])
+# As the families define it: <s> stands for BOS, </s> for EOS, brackets around what is trained.
+NAMED_TEXTS = {
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    "<|im_start|>assistant\n⟦Hello!<|im_end|>⟧\n<|im_start|>user\nBye<|im_end|>\n"
+    "<|im_start|>assistant\n⟦So long.<|im_end|>⟧\n⟦</s>⟧",
+    "alpaca": "Be brief.\n\n### Instruction:\nHi\n\n### Response:\n⟦Hello!</s>⟧\n\n"
+    "### Instruction:\nBye\n\n### Response:\n⟦So long.</s>⟧\n\n",
+    "zephyr": "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\n⟦Hello!</s>⟧\n"
+    "<|user|>\nBye</s>\n<|assistant|>\n⟦So long.</s>⟧\n",
+    "llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]⟦ Hello! </s>⟧"
+    "<s>[INST] Bye [/INST]⟦ So long. </s>⟧",
+    "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n⟦Hello!<|eot_id|>⟧"
+    "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n⟦So long.<|eot_id|></s>⟧",
+    "mistral": "<s>[INST] Be brief.\n\nHi [/INST]⟦ Hello!</s>⟧[INST] Bye [/INST]⟦ So long.</s>⟧",
+    "gemma": "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n"
+    "⟦Hello!<end_of_turn>⟧\n<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"
+    "⟦So long.<end_of_turn>⟧\n⟦</s>⟧",
+    "phi3": "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n⟦Hello!<|end|>⟧\n"
+    "<|user|>\nBye<|end|>\n<|assistant|>\n⟦So long.<|end|>\n</s>⟧",
+    "plain": "Be brief.\nHi\n⟦Hello!</s>⟧\nBye\n⟦So long.</s>⟧\n",
+}
 
 
+def test_every_named_template_is_written_out_here() -> None:
+    assert set(NAMED_TEXTS) == set(NAMED)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_templates_are_those_of_the_families_token_by_token(name: str, starter_tokenizer: Any) -> None:
+    bare = without_template(starter_tokenizer)
+    marks = re.findall(r"<\|\w+\|>|<\w+_of_turn>|\[/?INST\]|</?s>", NAMED_TEXTS[name])
+    bare.add_special_tokens({"additional_special_tokens": sorted(set(marks) - {"<s>", "</s>"})})
+    bare.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    turns = (("system", "Be brief."), *TALKS["two exchanges"])
+    turns = tuple((role, f" {text} " if name in ("llama3", "gemma") else text) for role, text in turns)
+    encoded = Template(bare, template=name).encode(talk(turns))
+    text, inside = "", []
+    for piece in re.split("(⟦.*?⟧)", NAMED_TEXTS[name], flags=re.DOTALL):
+        text += piece.strip("⟦⟧")
+        inside += [piece.startswith("⟦")] * len(piece.strip("⟦⟧"))
+    whole = bare(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, mask = whole["input_ids"], [inside[start] for start, _ in whole["offset_mapping"]]
+    assert bare.convert_ids_to_tokens(encoded.ids) == bare.convert_ids_to_tokens(ids)
+    assert encoded.mask.tolist() == mask
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_tools_result_and_a_call_stand_in_every_named_template(name: str, starter_tokenizer: Any) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    turns = (Message("user", "Where?"), Message("assistant", "", (call,)), Message("tool", "at 7"))
+    template = Template(without_template(starter_tokenizer), template=name)
+    encoded = template.encode(Conversation((*turns, Message("assistant", "There."))))
+    trained = starter_tokenizer.decode(encoded.ids[encoded.mask])
+    assert '"name": "look"' in trained
+    assert "There." in trained
+    assert "at 7" in starter_tokenizer.decode(encoded.ids[~encoded.mask])
+
+
+def test_a_reply_is_asked_for_as_it_was_learned(starter_tokenizer: Any) -> None:
+    """The prompt of a chat is the start of what training saw, for every named template."""
+    for name in NAMED:
+        template = Template(without_template(starter_tokenizer), template=name)
+        turns = tuple(Message(role, text) for role, text in TALKS["system"])
+        prompt = template.render(turns[:2], add_generation_prompt=True)
+        assert template.render(turns).startswith(prompt), name
+
+
+def template_of(tokenizer: Any, family: str) -> Template:
+    if family not in _templates:
+        _templates[family] = Template(FAMILIES[family].tokenizer(tokenizer))
+    return _templates[family]
+
+
+_templates: dict[str, Template] = {}
 _said = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Co")), min_size=1, max_size=30)
 
 
@@ -133,7 +173,7 @@ def test_nothing_outside_the_answers_is_trained(
 ) -> None:
     """Whatever is said, each answer lies in a span of its own, and every question outside of them."""
     turns = [turn for asked, said in pairs for turn in (("user", f"<{asked}>"), ("assistant", f"({said})"))]
-    template = Template(with_template(starter_tokenizer, FAMILIES[family]))
+    template = template_of(starter_tokenizer, family)
     example = talk(tuple(turns))
     text = template.render(example.messages)
     spans = template._assistant_spans(example, text)

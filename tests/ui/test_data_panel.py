@@ -124,6 +124,21 @@ def test_a_changed_objective_changes_the_tokens_trained(panel: DataPanel) -> Non
     assert panel.counts.trained > before
 
 
+def test_rows_with_nothing_to_learn_are_an_error_finding(panel: DataPanel, tmp_path: Path) -> None:
+    silent = _turns("What?", "Not to be learned")
+    silent["messages"][1]["weight"] = 0
+    path = tmp_path / "silent.jsonl"
+    path.write_text(
+        "\n".join(json.dumps(row) for row in [*(_turns(f"q{n}", f"a{n}") for n in range(4)), silent])
+    )
+    panel.workspace.edit({"data.held_out_fraction": 0.0})
+    panel.choose(str(path)).wait()
+    assert [(one.level, one.title, one.rows) for one in panel.counts.findings] == [
+        ("error", "No trained token", (4,))
+    ]
+    assert "1 rows cannot be learned" in panel._summary.value
+
+
 def test_rows_longer_than_the_cut_off_are_announced(panel: DataPanel) -> None:
     panel.workspace.edit({"data.max_length": 4})
     panel.wait()
