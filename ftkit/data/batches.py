@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ftkit.data.encode import Encoded
+from ftkit.data.encoded import Encoded
 
 IGNORED = -100
 

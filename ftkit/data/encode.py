@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftkit.data.encoded import Chunk, Encoded, Limits, TooLong
 from ftkit.data.example import (
     Conversation,
     Example,
@@ -16,7 +19,8 @@ from ftkit.data.example import (
     UnusableRowError,
     as_conversation,
 )
-from ftkit.errors import DataError
+from ftkit.data.token_store import EncodedRows, Writer, lengths
+from ftkit.errors import DataError, TemplateError
 from ftkit.recipe import SFT, Objective
 
 if TYPE_CHECKING:
@@ -26,23 +30,16 @@ CHUNK = 256
 """Rows tokenised together."""
 UNTRAINED = "no token of it would be trained"
 """Why a row is refused that holds nothing to learn."""
-TooLong = Literal["drop", "error", "keep_end", "keep_start", "split"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A row as tokens: `ids` (n,) int32, `mask` (n,) bool, true where the token is trained on."""
-
-    ids: np.ndarray
-    mask: np.ndarray
-    row: int
+CACHED_FROM = 1000
+"""Rows from which on keeping the tokens on disk is worth the files."""
+Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
 class EncodedSet:
     """The rows that are trained on, and those left out with the reason."""
 
-    rows: list[Encoded]
+    rows: Sequence[Encoded]
     refused: tuple[Refusal, ...]
     shortened: tuple[int, ...] = ()
     """Numbers of the rows of which something was left out because they were too long."""
@@ -55,12 +52,19 @@ class EncodedSet:
     @property
     def tokens(self) -> int:
         """Tokens in all rows."""
-        return sum(len(row.ids) for row in self.rows)
+        return int(self.lengths.sum())
 
     @property
     def trained_tokens(self) -> int:
         """Tokens the loss is taken over."""
+        if isinstance(self.rows, EncodedRows):
+            return int(np.count_nonzero(self.rows.mask))
         return sum(int(row.mask.sum()) for row in self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,) tokens of each row."""
+        return lengths(self.rows)
 
 
 def encode_all(
@@ -70,74 +74,131 @@ def encode_all(
     objective: Objective,
     max_length: int,
     too_long: TooLong,
-    progress: Callable[[str, float | None], None] | None = None,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    processes: int | None = None,
 ) -> EncodedSet:
     """Encode every example; rows longer than `max_length` tokens are left out, shortened or refused.
+
+    Parameters
+    ----------
+    cache
+        A folder in which the tokens of many rows are kept, and found again where nothing has changed. The
+        rows are then mapped from there, so that they take next to no memory.
+    processes
+        How many to use. None: decided by how long it takes.
 
     Raises
     ------
     DataError
         When no row is left, or a row is too long and `too_long` is "error".
     """
+    from ftkit.data.chunks import encode_chunks
+
     if any(not isinstance(example, PlainText) for example in examples):
         template.source  # noqa: B018  a model without a template is one error, not one a row
-    rows: list[Encoded] = []
+    limits = Limits(objective, max_length, too_long)
+    if cache is not None and len(examples) >= CACHED_FROM:
+        kept = _through(cache, examples, template, limits, progress, processes)
+        if kept is not None:
+            return kept
+    all_of_it = Chunk()
+    for chunk in encode_chunks(examples, template, limits, progress, processes):
+        all_of_it.rows += chunk.rows
+        all_of_it.refused += chunk.refused
+        all_of_it.shortened += chunk.shortened
+    if not all_of_it.rows:
+        raise _nothing_left(all_of_it.refused)
+    return EncodedSet(all_of_it.rows, tuple(all_of_it.refused), tuple(all_of_it.shortened))
+
+
+def _through(
+    cache: Path,
+    examples: Sequence[Example],
+    template: Template,
+    limits: Limits,
+    progress: Progress | None,
+    processes: int | None,
+) -> EncodedSet | None:
+    """The rows from the cache, put there first where needed; None where it cannot be written to."""
+    from ftkit.data import token_cache
+    from ftkit.data.chunks import encode_chunks
+
+    settings = {**vars(limits), "objective": limits.objective.model_dump()}
+    name = token_cache.key(examples, template, settings)
+    found = token_cache.read(cache, name) if name is not None else None
+    if name is None or found is not None:
+        return found
     refused: list[Refusal] = []
     shortened: list[int] = []
-    for at in range(0, len(examples), CHUNK):
-        if progress is not None:
-            progress("Turning the rows into tokens", at / len(examples))
-        for example, encoded in _encode_chunk(examples[at : at + CHUNK], template, objective, refused):
-            if len(encoded.ids) > max_length:
-                parts = _too_long(example, encoded, template, objective, max_length, too_long, refused)
-                shortened += [example.row] if parts else []
-                rows += parts
-            elif not encoded.mask[1:].any():
-                refused.append(Refusal(example.row, UNTRAINED))
-            else:
-                rows.append(encoded)
-    if not rows:
-        first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
-        advice = "Raise data.max_length, or mend the rows."
-        if all(one.reason == UNTRAINED for one in refused):
-            advice = (
-                "Look at the role names, the messages' weights and what is trained on (objective.train_on)."
-            )
-        raise DataError(f"No row can be trained on ({first}).", advice)
-    return EncodedSet(rows, tuple(refused), tuple(shortened))
+    try:
+        writer = Writer(cache / name)
+    except OSError:
+        return None
+    try:
+        for chunk in encode_chunks(examples, template, limits, progress, processes):
+            refused += chunk.refused
+            shortened += chunk.shortened
+            try:
+                writer.add(chunk.rows)
+            except OSError:  # the disk is full: memory it is
+                return None
+        if not writer.rows:
+            raise _nothing_left(refused)
+        try:
+            writer.finish({"refused": [(one.row, one.reason) for one in refused], "shortened": shortened})
+        except OSError:
+            return None
+    finally:
+        writer.close()
+    token_cache.clean(cache, keep=name)
+    return token_cache.read(cache, name)
+
+
+def _nothing_left(refused: Sequence[Refusal]) -> DataError:
+    first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
+    advice = "Raise data.max_length, or mend the rows."
+    if all(one.reason == UNTRAINED for one in refused):
+        advice = "Look at the role names, the messages' weights and what is trained on (objective.train_on)."
+    return DataError(f"No row can be trained on ({first}).", advice)
 
 
 def encode_each(
     examples: Sequence[Example],
     template: Template,
     objective: Objective,
-    progress: Callable[[str, float | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> EncodedSet:
     """Every example as long as it is, to look at; the same arrays as `encode_all` makes."""
-    rows: list[Encoded] = []
-    refused: list[Refusal] = []
-    for at in range(0, len(examples), CHUNK):
-        if progress is not None:
-            progress("Counting tokens", at / len(examples))
-        for example, encoded in _encode_chunk(examples[at : at + CHUNK], template, objective, refused):
-            if encoded.mask[1:].any():
-                rows.append(encoded)
-            else:
-                refused.append(Refusal(example.row, UNTRAINED))
-    return EncodedSet(rows, tuple(refused))
+    from ftkit.data.chunks import encode_chunks
+
+    limits = Limits(objective, sys.maxsize, "drop")
+    found = Chunk()
+    for chunk in encode_chunks(examples, template, limits, progress, processes=1, text="Counting tokens"):
+        found.rows += chunk.rows
+        found.refused += chunk.refused
+    return EncodedSet(found.rows, tuple(found.refused))
 
 
-def _encode_chunk(
-    examples: Sequence[Example], template: Template, objective: Objective, refused: list[Refusal]
-) -> list[tuple[Conversation | PlainText, Encoded]]:
-    usable: list[Conversation | PlainText] = []
+def usable(examples: Sequence[Example], refused: list[Refusal]) -> list[Conversation | PlainText]:
+    """What there is to imitate in each example; those without are added to `refused`."""
+    found: list[Conversation | PlainText] = []
     for example in examples:
         try:
-            usable.append(as_conversation(example))
+            found.append(as_conversation(example))
         except UnusableRowError as error:
             refused.append(Refusal(example.row, str(error)))
+    return found
+
+
+def paired(
+    examples: Sequence[Conversation | PlainText],
+    found: Sequence[Encoded | TemplateError],
+    refused: list[Refusal],
+) -> list[tuple[Conversation | PlainText, Encoded]]:
+    """Each example with its tokens; those that could not be encoded are added to `refused`."""
     done = []
-    for one, encoded in zip(usable, template.encode_many(usable, _train_on(objective)), strict=True):
+    for one, encoded in zip(examples, found, strict=True):
         if isinstance(encoded, Encoded):
             done.append((one, encoded))
         else:
@@ -145,37 +206,43 @@ def _encode_chunk(
     return done
 
 
-def _too_long(
+def over_the_limit(
     example: Conversation | PlainText,
     encoded: Encoded,
     template: Template,
-    objective: Objective,
-    limit: int,
-    policy: TooLong,
+    limits: Limits,
     refused: list[Refusal],
 ) -> list[Encoded]:
+    """What is kept of a row that is too long; nothing where it is added to `refused`.
+
+    Raises
+    ------
+    DataError
+        When that is an error.
+    """
     from ftkit.data.truncate import shorten
 
-    reason = f"{len(encoded.ids)} tokens, the cut-off is {limit}"
-    if policy == "error":
+    reason = f"{len(encoded.ids)} tokens, the cut-off is {limits.max_length}"
+    if limits.too_long == "error":
         raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
-    if policy == "drop":
+    if limits.too_long == "drop":
         refused.append(Refusal(example.row, reason))
         return []
     try:
         return shorten(
             example,
             encoded,
-            lambda part: encode(part, template, objective),
-            limit=limit,
-            policy=policy,
+            lambda part: encode(part, template, limits.objective),
+            limit=limits.max_length,
+            policy=limits.too_long,
         )
     except UnusableRowError as error:
         refused.append(Refusal(example.row, str(error)))
         return []
 
 
-def _train_on(objective: Objective) -> str:
+def train_on(objective: Objective) -> str:
+    """Which turns are trained on."""
     return objective.train_on if isinstance(objective, SFT) else "all"
 
 
@@ -189,9 +256,7 @@ def encode(example: Example, template: Template, objective: Objective) -> Encode
     TemplateError
         When the chat template cannot render it.
     """
-    return template.encode(
-        as_conversation(example), objective.train_on if isinstance(objective, SFT) else "all"
-    )
+    return template.encode(as_conversation(example), train_on(objective))
 
 
 def preview_tokens(example: Example, template: Template, objective: Objective) -> list[dict[str, Any]]:

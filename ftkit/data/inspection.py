@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Inspection:
     """
 
     dataset: Dataset
-    encoded: list[Encoded]
+    encoded: Sequence[Encoded]
     refused: tuple[Refusal, ...]
     findings: list[Finding]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftkit.data.encode import Encoded
+from ftkit.data.encoded import Encoded
 from ftkit.data.example import (
     Conversation,
     Example,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ftkit.data.encode import Encoded
+from ftkit.data.encoded import Encoded
 from ftkit.data.example import Conversation, Message, PlainText
 from ftkit.data.spans import AnswerFinder
 from ftkit.errors import TemplateError
@@ -18,6 +18,17 @@ from ftkit.errors import TemplateError
 _FOLDER = Path(__file__).with_name("templates")
 NAMED = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
 """Templates for models that have none."""
+
+
+@dataclass
+class Prepared:
+    """A row that is about to become tokens: its text, where its answers stand, or what is wrong with it."""
+
+    row: int
+    conversation: bool
+    text: str = ""
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    error: TemplateError | None = None
 
 
 class Template:
@@ -45,6 +56,7 @@ class Template:
         self.system_prompt = system_prompt
         self._source = _read_template(template) if template else None
         self._finder = AnswerFinder(self.render, tokenizer.eos_token or "")
+        self._bare: bool | None = None
 
     @property
     def source(self) -> str:
@@ -131,39 +143,65 @@ class Template:
         self, examples: Sequence[Conversation | PlainText], train_on: str = "assistant"
     ) -> list[Encoded | TemplateError]:
         """Each example as `encode` gives it, or the error; tokenised together, on all cores."""
-        found: list[Encoded | TemplateError | None] = [None] * len(examples)
-        texts, spans, places = [], [], []
-        for place, example in enumerate(examples):
+        prepared = self.prepare(examples)
+        return self.masked(prepared, self.tokenise(prepared), train_on)
+
+    def prepare(self, examples: Sequence[Conversation | PlainText]) -> list[Prepared]:
+        """Each example rendered, and where its answers stand, or the error."""
+        prepared = []
+        for example in examples:
+            one = Prepared(example.row, isinstance(example, Conversation))
             try:
-                text = example.text if isinstance(example, PlainText) else self._rendered(example)
-                inside = [] if isinstance(example, PlainText) else self._assistant_spans(example, text)
+                one.text = example.text if isinstance(example, PlainText) else self._rendered(example)
+                if isinstance(example, Conversation):
+                    one.spans = self._assistant_spans(example, one.text)
             except TemplateError as error:
-                found[place] = error
-                continue
-            texts.append(text)
-            spans.append(inside)
-            places.append(place)
+                one.error = error
+            prepared.append(one)
+        return prepared
+
+    def tokenise(self, prepared: Sequence[Prepared]) -> list[Any]:
+        """The `tokenizers.Encoding` of each, together, on all cores; None where there was an error."""
+        found: list[Any] = [None] * len(prepared)
         for conversations in (True, False):
             chosen = [
-                n for n, at in enumerate(places) if isinstance(examples[at], PlainText) != conversations
+                place
+                for place, one in enumerate(prepared)
+                if one.error is None and one.conversation == conversations
             ]
-            if not chosen:
-                continue
-            encoding = self.tokenizer(
-                [texts[n] for n in chosen],
-                add_special_tokens=not conversations,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-            for position, n in enumerate(chosen):
-                ids, row = encoding["input_ids"][position], examples[places[n]].row
-                if conversations:
-                    one = encoding.encodings[position]
-                    found[places[n]] = self._masked(ids, one, spans[n], train_on, row)
-                else:
-                    ids = [*ids, self.tokenizer.eos_token_id]
-                    found[places[n]] = Encoded(np.array(ids, np.int32), np.ones(len(ids), bool), row)
-        return [one for one in found if one is not None]
+            if chosen:
+                texts = [prepared[place].text for place in chosen]
+                for place, one in zip(chosen, self._encodings(texts, not conversations), strict=True):
+                    found[place] = one
+        return found
+
+    def masked(
+        self, prepared: Sequence[Prepared], encodings: Sequence[Any], train_on: str
+    ) -> list[Encoded | TemplateError]:
+        """Each example as tokens with its mask, or the error."""
+        found: list[Encoded | TemplateError] = []
+        for one, encoding in zip(prepared, encodings, strict=True):
+            if one.error is not None:
+                found.append(one.error)
+            elif one.conversation:
+                found.append(self._masked(encoding.ids, encoding, one.spans, train_on, one.row))
+            else:
+                ids = np.array([*encoding.ids, self.tokenizer.eos_token_id], np.int32)
+                found.append(Encoded(ids, np.ones(len(ids), bool), one.row))
+        return found
+
+    def _encodings(self, texts: list[str], add_special_tokens: bool) -> Sequence[Any]:
+        """By the native tokenizer itself, where that agrees: what is around it takes as long again."""
+        backend = self.tokenizer.backend_tokenizer
+        if self._bare is None:
+            wrapped = self.tokenizer(texts[:4], add_special_tokens=add_special_tokens)
+            bare = backend.encode_batch(texts[:4], add_special_tokens=add_special_tokens)
+            self._bare = wrapped["input_ids"] == [one.ids for one in bare]
+        if self._bare:
+            backend.no_padding()
+            backend.no_truncation()
+            return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return self.tokenizer(texts, add_special_tokens=add_special_tokens).encodings
 
     def _rendered(self, example: Conversation) -> str:
         return self.render(example.messages, tools=example.tools)

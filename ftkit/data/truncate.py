@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ftkit.data.encode import Encoded
+from ftkit.data.encoded import Encoded
 from ftkit.data.example import Conversation, Message, PlainText, UnusableRowError
 
 Policy = Literal["keep_end", "keep_start", "split"]

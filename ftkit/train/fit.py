@@ -64,6 +64,7 @@ def fit(
     if recipe.data.template:  # chat, evaluation and the saved tokenizer use the same
         loaded.tokenizer.chat_template = template.source
     train, evaluation, refused = _tokens(dataset, template, recipe, sink, progress)
+    del dataset  # only the tokens are needed from here on, and they may be on disk
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
     apply_method(loaded, recipe.method)
@@ -124,7 +125,13 @@ class _Stages:
 def _tokens(
     dataset: Dataset, template: Template, recipe: Recipe, sink: Sink, progress: _Stages
 ) -> tuple[EncodedSet, EncodedSet | None, tuple[Refusal, ...]]:
-    limits: dict[str, Any] = {"objective": recipe.objective, "max_length": recipe.data.max_length}
+    from ftkit.models.cache import root
+
+    limits: dict[str, Any] = {
+        "objective": recipe.objective,
+        "max_length": recipe.data.max_length,
+        "cache": root() / "tokens",
+    }
     train = encode_all(dataset.train, template, too_long=recipe.data.too_long, progress=progress, **limits)
     held_out = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
     evaluation = (

@@ -29,7 +29,8 @@ from transformers import (
 
 from ftkit.data.batches import PackedCollator, PaddedCollator
 from ftkit.data.batching import Batches
-from ftkit.data.encode import Encoded
+from ftkit.data.encoded import Encoded
+from ftkit.data.token_store import lengths
 from ftkit.errors import RunError
 from ftkit.fast.logprobs import IGNORED, LogProbs
 from ftkit.models.adapters import save_adapter
@@ -259,7 +260,7 @@ def batches(
 ) -> Batches:
     """How `rows` are batched for training, or for evaluation (not shuffled)."""
     return Batches(
-        [len(row.ids) for row in rows],
+        lengths(rows),
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
         padded=not logprobs.packed,
