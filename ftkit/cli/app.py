@@ -114,6 +114,19 @@ def _inspect(options: argparse.Namespace) -> int:
     )
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from ftkit.cli.data import convert
+
+    settings = {"format": options.format, "subset": options.subset, "split": options.split}
+    return convert(
+        options.source,
+        options.target,
+        overwrite=options.overwrite,
+        offline=options.offline,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     """`training.epochs=1` as a path and a value; the value is read as YAML reads it."""
     import yaml
@@ -146,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--folder", type=Path, default=Path("runs"), help="folder of the runs (default: runs)"
         )
+
+    def add_source(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("source", metavar="PATH", help="a file or folder, a starter set or a Hub id")
+        sub.add_argument("--format", metavar="NAME", help="the row format (default: recognised)")
+        sub.add_argument("--subset", metavar="NAME", help="the dataset of a dataset_info.json or on the Hub")
+        sub.add_argument("--split", metavar="NAME", help="split of a dataset on the Hub (default: train)")
+        sub.add_argument("--offline", action="store_true", help="use only what is already on this machine")
 
     sub = command("demo", _demo, "Fine-tune the starter model on a small task and show that it learned.")
     add_folder(sub)
@@ -189,22 +209,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-new-tokens", type=int, help="longest reply, in tokens")
     sub.add_argument("--seed", type=int, help="makes the replies repeatable")
 
-    sub = command("data", None, "Look at a dataset before training on it.")
+    sub = command("data", None, "Look at a dataset before training on it, or write it as OpenAI messages.")
     actions = sub.add_subparsers(title="commands", metavar="COMMAND", required=True)
     text = "Print a dataset's format, counts, refused rows and findings."
     sub = actions.add_parser("inspect", help=text[0].lower() + text[1:-1], description=text)
     sub.set_defaults(command=_inspect)
-    sub.add_argument("source", metavar="PATH", help="a file or folder, a starter set or a Hub id")
-    sub.add_argument("--format", metavar="NAME", help="the row format (default: recognised)")
-    sub.add_argument("--subset", metavar="NAME", help="the dataset of a dataset_info.json or on the Hub")
-    sub.add_argument("--split", metavar="NAME", help="split of a dataset on the Hub (default: train)")
+    add_source(sub)
     sub.add_argument("--model", default="starter", help="whose tokenizer and chat template to use")
     sub.add_argument("--template", metavar="NAME", help="another chat template: a name or a Jinja file")
     sub.add_argument(
         "--row", type=int, metavar="N", help="also the tokens of this row, from 0, with their mask"
     )
     sub.add_argument("--json", action="store_true", help="all of it as one JSON object")
-    sub.add_argument("--offline", action="store_true", help="use only what is already on this machine")
+    text = "Write a dataset of any format as OpenAI messages, one JSON object a line."
+    sub = actions.add_parser("convert", help=text[0].lower() + text[1:-1], description=text)
+    sub.set_defaults(command=_convert)
+    add_source(sub)
+    sub.add_argument("target", metavar="OUT.jsonl", type=Path, help="the file to write")
+    sub.add_argument("--overwrite", action="store_true", help="replace the file where it is there already")
 
     sub = command("runs", _runs, "List the runs in a folder, newest first.")
     add_folder(sub)

@@ -1,4 +1,4 @@
-"""`ftkit data inspect`: what a dataset is, what would be trained of it, and what is wrong with it."""
+"""`ftkit data inspect`: what a dataset is and what would be trained of it; `convert`: it as messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from rich.text import Text
 from ftkit.cli.console import out, printable
 
 if TYPE_CHECKING:
-    from ftkit.data import Example, Template
+    from collections.abc import Sequence
+
+    from ftkit.data import Example, Refusal, Template
     from ftkit.data.inspection import Inspection
 
 _REFUSALS_SHOWN = 10
@@ -49,10 +51,31 @@ def inspect(
         print(json.dumps(found.to_dict() | ({"row": shown} if shown is not None else {}), ensure_ascii=False))
         return 0
     _print_counts(found)
-    _print_refused(found)
+    _print_refused(found.refused)
     _print_findings(found)
     if shown is not None:
         _print_tokens(shown)
+    return 0
+
+
+def convert(
+    source: str | Path, target: Path, *, overwrite: bool = False, offline: bool = False, **settings: Any
+) -> int:
+    """Read a dataset of any format and write it as OpenAI messages.
+
+    Raises
+    ------
+    DataError
+        When it cannot be read, or `target` is there already and `overwrite` is not set.
+    """
+    from ftkit.data import load, write_messages
+
+    dataset = load(source, offline=offline, held_out_fraction=0.0, **settings)
+    written = write_messages(dataset, target, overwrite=overwrite)
+    out.print(escape(printable(f"Read as {dataset.format} ({dataset.format_reason}).")))
+    for path, count in written.items():
+        out.print(escape(printable(f"{path}: {count:,} rows")))
+    _print_refused(dataset.refused)
     return 0
 
 
@@ -97,13 +120,12 @@ def _print_counts(found: Inspection) -> None:
     out.print(table)
 
 
-def _print_refused(found: Inspection) -> None:
-    for one in found.refused[:_REFUSALS_SHOWN]:
+def _print_refused(refused: Sequence[Refusal]) -> None:
+    for one in refused[:_REFUSALS_SHOWN]:
         out.print(f"[yellow]refused[/] row {one.row}: {escape(printable(one.reason))}")
-    if len(found.refused) > _REFUSALS_SHOWN:
-        out.print(
-            f"[yellow]refused[/] and {len(found.refused) - _REFUSALS_SHOWN:,} more (--json has them all)"
-        )
+    if len(refused) > _REFUSALS_SHOWN:
+        more = len(refused) - _REFUSALS_SHOWN
+        out.print(f"[yellow]refused[/] and {more:,} more (ftkit data inspect --json has them all)")
 
 
 def _print_findings(found: Inspection) -> None:

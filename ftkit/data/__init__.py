@@ -16,6 +16,7 @@ from ftkit.data.example import (
     as_conversation,
 )
 from ftkit.data.formats import FORMATS
+from ftkit.data.messages import to_messages, write_messages
 from ftkit.data.starter import STARTER_SETS, StarterSet
 from ftkit.data.template import Template
 
@@ -42,4 +43,6 @@ __all__ = [
     "encode_all",
     "load",
     "preview_tokens",
+    "to_messages",
+    "write_messages",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
+IMAGE = "<image>"
+"""Stands in a message's text where an image belongs."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Message:
         0: the turn is read but not trained on.
     tool_call_id, name
         Of a tool's result: the call that it answers, and the tool; empty where the source names none.
+    images
+        Paths or addresses of the images that belong to it, one for each `IMAGE` in its content.
     """
 
     role: str
@@ -33,6 +37,7 @@ class Message:
     weight: float = 1.0
     tool_call_id: str = ""
     name: str = ""
+    images: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The message in OpenAI's form, as chat templates take it."""
@@ -57,15 +62,12 @@ class Conversation:
         The columns that are not part of it.
     tools
         Descriptions of the functions that the assistant may call.
-    images
-        Paths or addresses of the images that belong to it, in order.
     """
 
     messages: tuple[Message, ...]
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Any, ...] = ()
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class PreferencePair:
     rejected: tuple[Message, ...]
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class RatedReply:
     good: bool
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,23 +149,48 @@ class Refusal:
     reason: str
 
 
-def as_conversation(example: Example) -> Conversation | PlainText:
+def images_of(example: Example) -> tuple[str, ...]:
+    """Paths or addresses of all images of an example, in order."""
+    match example:
+        case Conversation() | RatedReply():
+            turns = example.messages
+        case PreferencePair():
+            turns = (*example.prompt, *example.chosen, *example.rejected)
+        case _:
+            return ()
+    return tuple(image for message in turns for image in message.images)
+
+
+def as_conversation(example: Example, *, images: bool = False) -> Conversation | PlainText:
     """What supervised fine-tuning learns of an example: of a pair the chosen reply, of rated ones the good.
+
+    Parameters
+    ----------
+    images
+        Whether a conversation with images will do.
 
     Raises
     ------
     UnusableRowError
-        When there is nothing in it to imitate.
+        When there is nothing in it to imitate, or it has images that text alone cannot show.
     """
+    found = images_of(example) if not images else ()
+    if found:
+        raise UnusableRowError(
+            f"it has {len(found)} image{'s' if len(found) > 1 else ''}: training on text alone would teach "
+            "to talk about what cannot be seen"
+        )
     match example:
         case Conversation() | PlainText():
             return example
         case PreferencePair():
-            return Conversation((*example.prompt, *example.chosen), example.row, example.extra)
+            return Conversation(
+                (*example.prompt, *example.chosen), example.row, example.extra, tools=example.tools
+            )
         case RatedReply():
             if not example.good:
                 raise UnusableRowError("the reply is rated bad: supervised fine-tuning does not imitate it")
-            return Conversation(example.messages, example.row, example.extra)
+            return Conversation(example.messages, example.row, example.extra, tools=example.tools)
         case SpanAnswer():
             asked = Message("user", f"{example.context}\n\n{example.question}")
             answer = Message("assistant", example.answer)

@@ -21,7 +21,7 @@ from ftkit.data.example import (
     TaggedTokens,
     UnusableRowError,
 )
-from ftkit.data.turns import TAG_NAMES, Tags, check, looks_like_turns, read_turns
+from ftkit.data.turns import TAG_NAMES, Tags, address, check, looks_like_turns, place_images, read_turns
 from ftkit.errors import DataError, FormatError
 
 Row = Mapping[str, Any]
@@ -80,6 +80,18 @@ class Fields:
         """The value of a role as messages."""
         return read_turns(self.value(role), self.layout.columns[role], self.layout.tags)
 
+    def tools(self) -> tuple[Any, ...]:
+        """Descriptions of the tools, where there are any."""
+        return tuple(self.sequence("tools")) if _given(self.value("tools")) else ()
+
+    def images(self) -> list[str]:
+        """Addresses of the images of the column, where there is one."""
+        value = self.value("images")
+        if not _given(value):
+            return []
+        one = isinstance(value, Mapping) or (isinstance(value, str) and not value.lstrip().startswith("["))
+        return [address(image) for image in ([value] if one else self.sequence("images"))]
+
     def sequence(self, role: str) -> list[Any]:
         """The value of a role as a list (also from JSON text)."""
         value = self.value(role)
@@ -93,6 +105,11 @@ class Fields:
         if not isinstance(value, (list, tuple)):
             raise UnusableRowError(f"{self.layout.columns[role]} is not a list")
         return list(value)
+
+
+def _given(value: Any) -> bool:
+    """Whether there is something: neither None nor an empty text, list or array."""
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 @dataclass(frozen=True)
@@ -279,18 +296,9 @@ def _conversation(messages: Sequence[Message], fields: Fields, number: int, extr
     system = fields.text("system")
     if system.strip() and turns[0].role != "system":
         turns = (Message("system", system), *turns)
+    turns = place_images(turns, fields.images())
     check(turns)
-    tools = fields.value("tools")
-    images = fields.value("images")
-    return Conversation(
-        turns,
-        number,
-        extra,
-        tools=tuple(fields.sequence("tools")) if tools else (),
-        images=(images,)
-        if isinstance(images, str)
-        else tuple(map(str, images if images is not None else ())),
-    )
+    return Conversation(turns, number, extra, tools=fields.tools())
 
 
 def _messages(fields: Fields, number: int, extra: Row) -> Example:
@@ -325,8 +333,12 @@ def _text(fields: Fields, number: int, extra: Row) -> Example:
 def _preference(fields: Fields, number: int, extra: Row) -> Example:
     chosen, rejected = _reply(fields, "chosen"), _reply(fields, "rejected")
     prompt: tuple[Message, ...] = ()
+    tools = fields.tools()
     if "messages" in fields.layout.columns:
         prompt = fields.turns("messages")
+    elif isinstance(whole := fields.value("query"), Mapping) and "messages" in whole:  # OpenAI's form
+        prompt = read_turns(whole["messages"], "input.messages", fields.layout.tags)
+        tools = tuple(whole.get("tools") or ())
     elif fields.value("prompt") is not None or fields.value("query") is not None:
         value = fields.value("prompt")
         prompt = fields.turns("prompt") if looks_like_turns(value) else tuple(_asked(fields))
@@ -338,13 +350,14 @@ def _preference(fields: Fields, number: int, extra: Row) -> Example:
     system = fields.text("system")
     if system.strip() and (not prompt or prompt[0].role != "system"):
         prompt = (Message("system", system), *prompt)
+    prompt = place_images(prompt, fields.images())
     if not any(message.role == "user" for message in prompt):
         raise UnusableRowError("there is no prompt that both replies answer")
     for reply in (chosen, rejected):
         check((*prompt, *reply))
     if chosen == rejected:
         raise UnusableRowError("chosen and rejected are the same")
-    return PreferencePair(prompt, chosen, rejected, number, extra)
+    return PreferencePair(prompt, chosen, rejected, number, extra, tools=tools)
 
 
 def _reply(fields: Fields, role: str) -> tuple[Message, ...]:
@@ -359,7 +372,8 @@ def _ranked(fields: Fields, number: int, extra: Row) -> Example:
     if len(replies) < 2 or not all(isinstance(reply, str) and reply.strip() for reply in replies):
         raise UnusableRowError(f"{fields.layout.columns['response']} is not a list of two or more replies")
     best, worst = Message("assistant", replies[0]), Message("assistant", replies[-1])
-    return PreferencePair(tuple(_asked(fields)), (best,), (worst,), number, extra)
+    whole = _conversation([*_asked(fields), best], fields, number, extra)
+    return PreferencePair(whole.messages[:-1], (best,), (worst,), number, extra, tools=whole.tools)
 
 
 def _rated(fields: Fields, number: int, extra: Row) -> Example:
@@ -370,7 +384,7 @@ def _rated(fields: Fields, number: int, extra: Row) -> Example:
     whole = _conversation(messages, fields, number, extra)
     if whole.messages[-1].role != "assistant":
         raise UnusableRowError("it does not end with the reply that is rated")
-    return RatedReply(whole.messages, _truth(fields), number, extra)
+    return RatedReply(whole.messages, _truth(fields), number, extra, tools=whole.tools)
 
 
 def _truth(fields: Fields) -> bool:
@@ -462,8 +476,15 @@ FORMATS: dict[str, Format] = {
         Format(
             "preference",
             "two replies, the better one named",
-            {"chosen": ("chosen",), "rejected": ("rejected",)},
-            {"messages": _TURNS, "prompt": _PROMPT, "query": ("input",), "history": ("history",), **_SYSTEM},
+            {"chosen": ("chosen", "preferred_output"), "rejected": ("rejected", "non_preferred_output")},
+            {
+                "messages": _TURNS,
+                "prompt": _PROMPT,
+                "query": ("input",),
+                "history": ("history",),
+                **_SYSTEM,
+                **_TOOLS,
+            },
             _preference,
             _pairs,
         ),
@@ -479,7 +500,7 @@ FORMATS: dict[str, Format] = {
             "rated-replies",
             "a prompt, a reply, and whether the reply is good (KTO)",
             {"prompt": _PROMPT, "response": ("completion", *_RESPONSE), "rating": ("label", "kto_tag")},
-            {**_HISTORY, **_SYSTEM},
+            {**_HISTORY, **_SYSTEM, **_TOOLS},
             _rated,
             _rating_like,
         ),
@@ -503,7 +524,7 @@ FORMATS: dict[str, Format] = {
             "ranking",
             "a prompt and several replies, the best one first: it is chosen, the last one rejected",
             {"prompt": ("instruction", *_PROMPT), "response": ("output", *_RESPONSE)},
-            {**_HISTORY, **_SYSTEM},
+            {**_HISTORY, **_SYSTEM, **_TOOLS},
             _ranked,
             _replies,
         ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ftkit.data.example import Message, UnusableRowError
+from ftkit.data.example import IMAGE, Message, UnusableRowError
 
 _ROLES = {
     "user": ("user", "human", "prompter", "customer"),
@@ -17,6 +18,7 @@ _ROLES = {
     "call": ("function_call", "tool_call"),
 }
 _KEYS = (("role", "content"), ("from", "value"))
+_ADDRESSES = ("image_url", "url", "path", "image")
 _CONTENT_KEYS = ("content", "value", "text", "message")
 
 
@@ -108,7 +110,7 @@ def _read(turn: Any, place: int, role_key: str, content_key: str, known: Mapping
     role = known.get(name.lower())
     if role is None:
         raise UnusableRowError(f"message {place} has the unknown role {name!r:.40}")
-    content, calls = (
+    (content, images), calls = (
         _content(turn.get(content_key), place, content_key),
         _calls(turn.get("tool_calls"), place),
     )
@@ -117,21 +119,82 @@ def _read(turn: Any, place: int, role_key: str, content_key: str, known: Mapping
     weight = turn.get("weight")
     if weight is not None and not isinstance(weight, (int, float)):
         raise UnusableRowError(f"the weight of message {place} is not a number")
-    return Message(role, content, calls, 1.0 if weight is None else float(weight))
+    return Message(
+        role,
+        content,
+        calls,
+        1.0 if weight is None else float(weight),
+        tool_call_id=str(turn.get("tool_call_id") or "") if role == "tool" else "",
+        name=str(turn.get("name") or "") if role == "tool" else "",
+        images=images,
+    )
 
 
-def _content(value: Any, place: int, key: str) -> str:
-    """Text, or the text parts of OpenAI's content list."""
+def _content(value: Any, place: int, key: str) -> tuple[str, tuple[str, ...]]:
+    """Text and images, out of text or OpenAI's list of parts; "" for an image without an address."""
     if value is None:
-        return ""
+        return "", ()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        parts = [part.get("text") or "" for part in value if isinstance(part, Mapping)]
-        if len(parts) != len(value):
-            raise UnusableRowError(f"the {key!r} of message {place} is a list of unknown parts")
-        return "".join(parts)
+        texts, images = [], []
+        for part in value:
+            kind = part.get("type", "text") if isinstance(part, Mapping) else None
+            if kind in ("text", "input_text", "output_text"):
+                texts.append(part.get("text") or "")
+            elif kind in ("image", "image_url", "input_image"):
+                texts.append(IMAGE)
+                images.append(address(next((part[name] for name in _ADDRESSES if part.get(name)), "")))
+            else:
+                what = f"a part of the type {kind!r:.40}" if kind else "an unknown part"
+                raise UnusableRowError(f"the {key!r} of message {place} holds {what}")
+        return "".join(texts), tuple(images)
     if not isinstance(value, str):
         raise UnusableRowError(f"the {key!r} of message {place} is {type(value).__name__}, not text")
-    return value
+    return value, ()
+
+
+def address(image: Any) -> str:
+    """The path or address of an image, as data sets hold it: text, `{"path": ...}` or `{"url": ...}`."""
+    if isinstance(image, Mapping):
+        found = next((image[name] for name in ("path", "url") if image.get(name)), None)
+        if found is None:
+            raise UnusableRowError(
+                "an image is given by its bytes alone: save it as a file and name its path"
+            )
+        image = found
+    if not isinstance(image, str):
+        raise UnusableRowError(f"an image is {type(image).__name__}, not a path or an address")
+    return image
+
+
+def place_images(messages: Sequence[Message], images: Sequence[str]) -> tuple[Message, ...]:
+    """The messages with the images of a column put where they belong.
+
+    Each `IMAGE` in the text takes one, in order; where there is none they stand before the first question.
+
+    Raises
+    ------
+    UnusableRowError
+        When there are more places than images, or the other way round.
+    """
+    given = [image for message in messages for image in message.images]
+    if not images and not given:
+        return tuple(messages)
+    left = list(images)
+    turns = list(messages)
+    places = sum(turn.content.count(IMAGE) for turn in turns)
+    if images and not places:
+        first = next((n for n, turn in enumerate(turns) if turn.role == "user"), 0)
+        turns[first] = replace(turns[first], content=IMAGE * len(left) + turns[first].content)
+        places = len(left)
+    if places != len(left) + sum(map(bool, given)):
+        have = len(left) + sum(map(bool, given))
+        raise UnusableRowError(f"it has {have} images and {places} places for them ({IMAGE})")
+    for n, turn in enumerate(turns):
+        own = list(turn.images) + [""] * (turn.content.count(IMAGE) - len(turn.images))
+        turns[n] = replace(turn, images=tuple(image or left.pop(0) for image in own))
+    return tuple(turns)
 
 
 def _calls(value: Any, place: int) -> tuple[Mapping[str, Any], ...]:
@@ -148,7 +211,14 @@ def _calls(value: Any, place: int) -> tuple[Mapping[str, Any], ...]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or "name" not in function:
             raise UnusableRowError(f"a function call of message {place} has no name")
-        calls.append({"type": "function", "function": dict(function)})
+        function = dict(function)
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):  # JSON text in OpenAI's form; chat templates want the object
+            with contextlib.suppress(ValueError):
+                parsed = json.loads(arguments)
+                function["arguments"] = parsed if isinstance(parsed, Mapping) else arguments
+        own = {"id": str(call["id"])} if call.get("id") else {}
+        calls.append({"type": "function", "function": function} | own)
     return tuple(calls)
 
 

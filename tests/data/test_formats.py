@@ -31,7 +31,7 @@ from ftkit.errors import DataError
 
 Q, A, B = Message("user", "q"), Message("assistant", "a"), Message("assistant", "b")
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-CALL = {"type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": 1}}}
 
 ROWS: dict[str, tuple[dict[str, Any], Any]] = {
     "messages": ({"messages": TURNS}, Conversation((Q, A))),
