@@ -12,15 +12,25 @@ import functools
 import itertools
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
+from torch.autograd.function import once_differentiable
+
+from ftkit.fast import compiled
 
 IMPLEMENTATION = "ftkit_segments"
 
-PRODUCTS_UP_TO = 512
-"""On a CPU, rows up to so many tokens use batched products: torch's bf16 flash backward is slower there."""
+BLOCK = 256
+"""Queries of a row that are computed together: longer rows skip most of the products that the mask hides."""
+KEPT_UP_TO = 384
+"""Attention weights of rows up to so many tokens are kept for the backward rather than made again."""
+LIKENESS = 0.85
+"""Rows at least so long, as a share of the longest, are computed together."""
+GROUP_WEIGHTS = 16 * 2**20
+"""At most so many attention weights are made together."""
 
 _state = threading.local()
 
@@ -35,6 +45,11 @@ def packed() -> Iterator[None]:
         _state.packed = False
 
 
+def is_packed() -> bool:
+    """Whether this thread is inside `packed`."""
+    return getattr(_state, "packed", False)
+
+
 @functools.cache
 def register() -> str:
     """Make the implementation known to transformers; returns its name."""
@@ -42,7 +57,7 @@ def register() -> str:
     from transformers.masking_utils import sdpa_mask
 
     def mask(*args: Any, **kwargs: Any) -> Any:
-        return None if getattr(_state, "packed", False) else sdpa_mask(*args, **kwargs)
+        return None if is_packed() else sdpa_mask(*args, **kwargs)
 
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, mask)
@@ -76,7 +91,7 @@ def _attention(
         window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
     )
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2), None
 
 
 def segment_attention(
@@ -110,58 +125,186 @@ def segment_attention(
         (1, heads, tokens, head_size).
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    parts = []
-    for start, end in itertools.pairwise(cu_seqlens.tolist()):
-        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        by_products = softcap or (q.device.type == "cpu" and end - start <= PRODUCTS_UP_TO and not dropout)
-        one = _by_products if by_products else _by_sdpa
-        parts.append(one(q, k, v, scaling, dropout, window, softcap))
-    return torch.cat(parts, dim=2)
-
-
-def _by_products(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scaling: float,
-    dropout: float,
-    window: int | None,
-    softcap: float | None,
-) -> torch.Tensor:
-    """Two batched products; a group's query heads stand under one another, so K and V are not repeated."""
-    _, heads, tokens, size = q.shape
-    groups = k.shape[1]
-    stacked = q.reshape(groups, heads // groups * tokens, size)
-    scores = torch.bmm(stacked, k[0].transpose(1, 2)).mul(scaling).view(heads, tokens, tokens)
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
-    weights = torch.softmax(scores + _causal_bias(tokens, window, scores.dtype, scores.device), dim=-1)
-    weights = F.dropout(weights, dropout) if dropout else weights
-    return torch.bmm(weights.view(groups, -1, tokens), v[0]).view(1, heads, tokens, size)
+    starts = cu_seqlens.tolist()
+    if dropout or (query.device.type != "cpu" and not softcap):
+        parts = []
+        for start, end in itertools.pairwise(starts):
+            q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+            parts.append(_by_sdpa(q, k, v, scaling, dropout, window))
+        return torch.cat(parts, dim=2)
+    return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0)
 
 
 def _by_sdpa(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scaling: float,
-    dropout: float,
-    window: int | None,
-    softcap: float | None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, dropout: float, window: int | None
 ) -> torch.Tensor:
     tokens = q.shape[2]
     narrow = window is not None and window < tokens
-    bias = _causal_bias(tokens, window, q.dtype, q.device) if narrow else None
+    bias = _hidden(0, tokens, tokens, window or 0, q.device).logical_not() if narrow else None
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=not narrow, scale=scaling, enable_gqa=grouped
     )
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Rows of about one length, computed as if all had the longest's: a causal mask hides what is added."""
+
+    rows: tuple[tuple[int, int], ...]
+    """First token and end of each row in the batch."""
+    length: int
+
+    def gather(self, x: torch.Tensor, groups: int) -> torch.Tensor:
+        """(heads, tokens, size) to (rows * groups, heads of a group, length, size); zeros fill up rows."""
+        heads, _, size = x.shape
+        if len(self.rows) == 1:
+            start, end = self.rows[0]
+            return x[:, start:end].reshape(groups, heads // groups, self.length, size)
+        made = x.new_zeros(len(self.rows), groups, heads // groups, self.length, size)
+        for place, (start, end) in enumerate(self.rows):
+            made[place, :, :, : end - start] = x[:, start:end].unflatten(0, (groups, -1))
+        return made.flatten(0, 1)
+
+    def scatter(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """The way back, into `out` (heads, tokens, size)."""
+        x = x.unflatten(0, (len(self.rows), -1)).flatten(1, 2)
+        for place, (start, end) in enumerate(self.rows):
+            out[:, start:end] = x[place, :, : end - start]
+
+
+def _groups(starts: list[int], heads: int) -> list[_Group]:
+    """Rows from the longest to the shortest, together while little is added and the weights stay small."""
+    rows = sorted(itertools.pairwise(starts), key=lambda row: row[0] - row[1])
+    found: list[list[tuple[int, int]]] = []
+    for row in rows:
+        length = row[1] - row[0]
+        if not length:
+            continue
+        if found:
+            longest = found[-1][0][1] - found[-1][0][0]
+            weights = (len(found[-1]) + 1) * heads * min(longest, BLOCK) * longest
+            if length >= LIKENESS * longest - 8 and weights <= GROUP_WEIGHTS:
+                found[-1].append(row)
+                continue
+        found.append([row])
+    return [_Group(tuple(rows), rows[0][1] - rows[0][0]) for rows in found]
+
+
+def _blocks(length: int, window: int) -> list[tuple[slice, slice, int]]:
+    """Queries, the keys that they may see, and where the first query stands among those."""
+    found = []
+    for start in range(0, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        low = max(0, start - window + 1) if window else 0
+        found.append((slice(start, stop), slice(low, stop), start - low))
+    return found
+
+
+class _ByProducts(torch.autograd.Function):
+    """Batched products a block of queries; a group's query heads stand under one another, so that keys and
+    values are not repeated. Weights of short rows are kept for the backward, others are made again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        starts: list[int],
+        scaling: float,
+        window: int,
+        softcap: float,
+    ) -> torch.Tensor:
+        query, key, value = query[0], key[0], value[0]
+        heads, tokens, _ = query.shape
+        kv_heads = len(key)
+        out = query.new_empty(tokens, heads, value.shape[-1])
+        ctx.rows, ctx.numbers = _groups(starts, heads), (scaling, window, softcap)
+        kept: list[torch.Tensor | None] = []
+        grads = any(ctx.needs_input_grad)
+        for group in ctx.rows:
+            q, k, v = (group.gather(x, kv_heads) for x in (query, key, value))
+            part = v.new_empty(*q.shape[:-1], v.shape[-1])
+            for queries, keys, first in _blocks(group.length, window):
+                weights, _ = _weights(q[:, :, queries], k[:, 0, keys], first, *ctx.numbers)
+                part[:, :, queries] = torch.bmm(weights, v[:, 0, keys]).unflatten(1, (heads // kv_heads, -1))
+                keep = grads and not softcap and group.length <= KEPT_UP_TO
+                kept.append(weights if keep else None)
+            group.scatter(part, out.transpose(0, 1))
+        # a copy, or the whole stacked projection that the values are part of would be kept
+        ctx.save_for_backward(query, key, value.contiguous(), *kept)
+        return out.transpose(0, 1)[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        query, key, value, *kept = ctx.saved_tensors
+        scaling, window, softcap = ctx.numbers
+        heads, kv_heads = len(query), len(key)
+        of_query, of_key, of_value = (_as_projected(x) for x in (query, key, value))
+        made = iter(kept)
+        for group in ctx.rows:
+            q, k, v, of_out = (group.gather(x, kv_heads) for x in (query, key, value, grad[0]))
+            of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k[:, 0]), torch.zeros_like(v[:, 0])
+            for queries, keys, first in _blocks(group.length, window):
+                weights, capped = next(made), None
+                if weights is None:
+                    weights, capped = _weights(q[:, :, queries], k[:, 0, keys], first, *ctx.numbers)
+                of_part = of_out[:, :, queries].flatten(1, 2)
+                of_scores = torch.bmm(of_part, v[:, 0, keys].transpose(1, 2))
+                of_scores = _softmax_back(of_scores, weights, scaling)
+                if capped is not None:
+                    of_scores = of_scores.mul_(1 - (capped / softcap) ** 2)
+                of_q[:, :, queries] = torch.bmm(of_scores, k[:, 0, keys]).unflatten(
+                    1, (heads // kv_heads, -1)
+                )
+                of_v[:, keys] += torch.bmm(weights.transpose(1, 2), of_part)
+                of_k[:, keys] += torch.bmm(of_scores.transpose(1, 2), q[:, :, queries].flatten(1, 2))
+            group.scatter(of_q, of_query)
+            group.scatter(of_k[:, None], of_key)
+            group.scatter(of_v[:, None], of_value)
+        return of_query[None], of_key[None], of_value[None], None, None, None, None
+
+
+def _as_projected(x: torch.Tensor) -> torch.Tensor:
+    """Memory for a gradient of (heads, tokens, size), token by token as the projections write it."""
+    heads, tokens, size = x.shape
+    return x.new_empty(tokens, heads, size).transpose(0, 1)
+
+
+def _weights(
+    query: torch.Tensor, key: torch.Tensor, first: int, scaling: float, window: int, softcap: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention weights (batch, heads of a group * queries, keys); and the scores where they are capped."""
+    batch, heads, count, _ = query.shape
+    scores = torch.bmm(query.flatten(1, 2), key.transpose(1, 2))
+    shape = scores.shape
+    if compiled.available(scores) and not softcap:
+        numbers = (float(scaling), 0.0, batch * heads, count, shape[-1], first, window)
+        compiled.call("attend", scores, scores, *numbers)
+        return scores, None
+    scores = scores.mul_(scaling).view(batch * heads, count, -1)
+    capped = None
+    if softcap:
+        scores = capped = softcap * torch.tanh(scores / softcap)
+    hidden = _hidden(first, count, shape[-1], window, scores.device)
+    weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1).view(shape)
+    return weights, None if capped is None else capped.view(shape)
+
+
+def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, scaling: float) -> torch.Tensor:
+    if compiled.available(grad, weights):
+        numbers = (float(scaling), grad.numel() // grad.shape[-1], grad.shape[-1])
+        compiled.call("attend_back", grad, grad, weights, *numbers)
+        return grad
+    return torch._softmax_backward_data(grad, weights, -1, grad.dtype).mul_(scaling)
+
+
 @functools.lru_cache(maxsize=64)
-def _causal_bias(tokens: int, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(tokens, tokens): zero where a token may look, minus infinity elsewhere."""
-    allowed = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-    if window is not None and window < tokens:
-        allowed &= allowed.new_ones(tokens, tokens).triu(1 - window)
-    return torch.zeros(tokens, tokens, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+def _hidden(first: int, count: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
+    """(count, keys): true where a query must not look. Query i stands at first + i among the keys."""
+    place = torch.arange(first, first + count, device=device)[:, None]
+    key = torch.arange(keys, device=device)
+    hidden = key > place
+    return hidden | (key <= place - window) if window else hidden

@@ -1,151 +1,182 @@
 """A causal language model and a batch to the log-probabilities of the batch's trained tokens.
 
-Two ways. `Packed`: rows end to end without padding, attention within each row, logits for trained tokens
-only. `Plain`: the model's own forward on padded rows. `choose` takes the first where the model's structure
-allows it and a trial on the model itself agrees with the second, and says why where it does not.
+Two ways to lay rows out: end to end without padding, attention within each row; or padded, through the
+model's own attention. Two ways to the log-probabilities: from the hidden states at trained positions only, or
+from all logits. `choose` takes the fast ones where the model's structure allows them and a trial on the model
+itself agrees with the plain ones, puts the other fast pieces in, and says what it chose and why.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from ftkit.fast import attention
-from ftkit.fast.loss import token_logprobs
+from ftkit.fast import attention, compiled, pieces
+from ftkit.fast.loss import Logits, Scores, token_scores
+from ftkit.recipe import Fast
 
 IGNORED = -100
 """Label of a token that is not trained on."""
-
-
-class LogProbs(Protocol):
-    """How a batch becomes log-probabilities: (trained tokens of the batch,) float32, in order."""
-
-    @property
-    def packed(self) -> bool:
-        """Whether batches are laid end to end rather than padded."""
-
-    @property
-    def reason(self) -> str:
-        """Why this way was chosen."""
-
-    def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Log-probabilities of the batch's trained tokens."""
+TOLERANCE = 0.1
+"""Nats a token, on average, by which a trial in bfloat16 may differ from the plain way."""
 
 
 @dataclass(frozen=True)
-class Plain:
-    """The model's own forward and logits; rows padded to the longest."""
+class LogProbs:
+    """How a batch becomes log-probabilities of its trained tokens.
 
+    Attributes
+    ----------
+    packed
+        Whether batches are laid end to end rather than padded.
+    logits
+        What the model does to its logits, where the loss works on slices of trained rows; None: the model's
+        own logits are used, all of them.
+    reason
+        Why rows are padded, or what packing means.
+    report
+        The other pieces.
+    """
+
+    packed: bool
+    logits: Logits | None
     reason: str
-    packed: bool = False
+    report: pieces.Report = field(default_factory=pieces.Report, compare=False)
 
     def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        with _half_precision(model):
-            output = model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-            )
-        logits, targets = output.logits[:, :-1], batch["labels"][:, 1:]
-        trained = targets != IGNORED
-        return logits[trained].float().log_softmax(-1).gather(1, targets[trained][:, None])[:, 0]
+        """(trained tokens of the batch,) float32 log-probabilities, in order."""
+        return self.scores(model, batch).logprobs
 
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows end to end; the decoder runs on all of them, the output head on trained positions only."""
-
-    reason: str
-    packed: bool = True
-
-    def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def scores(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Scores:
+        """Log-probability, entropy and hit of each trained token of the batch, in order."""
         base = _base(model)
-        with attention.packed(), _half_precision(base):
-            hidden = base.get_decoder()(
-                input_ids=batch["input_ids"],
-                position_ids=batch["position_ids"],
-                cu_seqlens=batch["cu_seqlens"],
-                use_cache=False,
-            ).last_hidden_state
-        targets = batch["labels"][0, 1:]
-        trained = (targets != IGNORED).nonzero()[:, 0]
+        layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
+        inputs = {name: batch[name] for name in ("input_ids", *layout)} | {"use_cache": False}
+        targets = batch["labels"][:, 1:]
+        trained = targets != IGNORED
+        targets = targets[trained]
+        with attention.packed() if self.packed else contextlib.nullcontext(), _half_precision(base):
+            if self.logits is None:
+                made = base(**inputs).logits[:, :-1][trained].float()
+                return Scores(
+                    made.log_softmax(-1).gather(1, targets[:, None])[:, 0], None, made.argmax(-1) == targets
+                )
+            hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
         head = base.get_output_embeddings()
-        return token_logprobs(
-            hidden[0, trained], head.weight, targets[trained], bias=getattr(head, "bias", None)
+        return token_scores(
+            hidden, head.weight, targets, bias=getattr(head, "bias", None), logits=self.logits
         )
 
+    def describe(self) -> str:
+        """What was chosen, for people: a line."""
+        loss = "loss over trained tokens only" if self.logits else "loss over all logits"
+        return "; ".join([self.reason, loss, *self.report.lines()])
 
-def choose(model: torch.nn.Module, *, fast: bool = True) -> LogProbs:
-    """Pick the way for `model`; sets its attention implementation when that is `Packed`."""
-    if not fast:
-        return Plain("compute.fast is off")
+
+def choose(model: torch.nn.Module, *, fast: Fast | bool = True) -> LogProbs:
+    """Pick the way for `model` and put the pieces in; packing sets its attention implementation."""
+    wanted = Fast.of(fast)
+    if not any(wanted.model_dump().values()):
+        return LogProbs(False, None, "compute.fast is off")
     base = _base(model)
-    why_not = _obstacle(base)
-    if why_not:
-        return Plain(why_not)
+    plain = LogProbs(False, None, "")
+    reference = _trial(model, plain) if wanted.attention or wanted.loss else None
+    report = pieces.install(model, wanted)
+    logits, no_loss = _logits(base) if wanted.loss else (None, "switched off")
+    why_padded = _obstacle(base) if wanted.attention else "compute.fast.attention is off"
     before = base.config._attn_implementation
-    base.set_attn_implementation(attention.register())
-    way = Packed("rows end to end, attention within each row, logits for trained tokens only")
-    try:
-        difference = _trial(base, way)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    if not why_padded:
+        base.set_attn_implementation(attention.register())
+        packed = LogProbs(True, logits, "rows end to end, attention within each row", report)
+        why_padded = _doubt(model, packed, reference)
+        if not why_padded:
+            return packed if logits else _explained(packed, no_loss)
         base.set_attn_implementation(before)
-        return Plain(f"{type(base).__name__} does not take packed rows ({type(error).__name__}: {error})")
-    if difference > 0.1:
-        base.set_attn_implementation(before)
-        return Plain(
-            f"{type(base).__name__} gives other numbers for packed rows (by {difference:.2g} nats a token)"
-        )
+    padded = LogProbs(False, logits, f"rows padded: {why_padded}", report)
+    doubt = _doubt(model, padded, reference)
+    if doubt:  # the plain way is always right
+        report.undo()
+        return LogProbs(False, None, f"rows padded, no fast piece: {doubt}")
+    return padded if logits else _explained(padded, no_loss)
+
+
+def _explained(way: LogProbs, no_loss: str) -> LogProbs:
+    way.report.skipped["loss"] = no_loss
     return way
 
 
-_SCALED_LOGITS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier_scale",
-)
+def _doubt(model: torch.nn.Module, way: LogProbs, reference: torch.Tensor | None) -> str:
+    """Why `way` cannot be used on the model; empty where a trial agrees with the plain way."""
+    name = type(_base(model)).__name__
+    try:
+        got = _trial(model, way)
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError) as error:
+        return f"{name} does not take it ({type(error).__name__}: {str(error).splitlines()[0]:.200})"
+    difference = 0.0 if reference is None else (got - reference).abs().mean().item()
+    return "" if difference <= TOLERANCE else f"{name} gives other numbers (by {difference:.2g} nats a token)"
 
 
-def _obstacle(base: Any) -> str | None:
-    """Why the structure of the model rules packing out, or None."""
-    name = type(base).__name__
+def _logits(base: Any) -> tuple[Logits | None, str]:
+    """What the model does to its logits, if the fused loss can do the same; else None and the reason."""
     config = base.config.get_text_config()
-    if not getattr(base, "_supports_attention_backend", False):
-        return f"{name} has an attention of its own"
     if not isinstance(base.get_output_embeddings(), torch.nn.Linear):
-        return f"{name} has no linear output head"
-    scaled = [key for key in _SCALED_LOGITS if getattr(config, key, None) not in (None, 1, 1.0)]
-    if scaled:
-        return f"{name} scales its logits ({', '.join(scaled)})"
-    return None
+        return None, f"{type(base).__name__} has no linear output head"
+    known = {
+        "final_logit_softcapping": lambda value: Logits(softcap=float(value)),
+        "logit_scale": lambda value: Logits(scale=float(value)),
+        "logits_scaling": lambda value: Logits(scale=1 / float(value)),
+    }
+    found = {
+        name: value
+        for name in (*known, "lm_head_multiplier", "output_multiplier_scale")
+        if (value := getattr(config, name, None)) not in (None, 1, 1.0)
+    }
+    if not found:
+        return Logits(), ""
+    (name, value), *more = found.items()
+    if more or name not in known or not math.isfinite(float(value)):
+        return None, f"{type(base).__name__} scales its logits ({', '.join(found)})"
+    return known[name](value), ""
+
+
+def _obstacle(base: Any) -> str:
+    """Why the structure of the model rules packing out; empty where it does not."""
+    if not getattr(base, "_supports_attention_backend", False):
+        return f"{type(base).__name__} has an attention of its own"
+    return ""
 
 
 @torch.no_grad()
-def _trial(base: Any, way: Packed) -> float:
-    """Mean absolute difference, in nats a token, between packed and separate rows of a few fixed tokens."""
-    vocabulary = base.get_output_embeddings().weight.shape[0]
-    device = base.get_output_embeddings().weight.device
+def _trial(model: torch.nn.Module, way: LogProbs) -> torch.Tensor:
+    """Log-probabilities of two rows of a few fixed tokens, by `way`; rows apart where it pads."""
+    base = _base(model)
+    embedding = base.get_input_embeddings().weight
+    vocabulary, device = embedding.shape[0], embedding.device
     rows = [torch.arange(1, length + 1, device=device) * 37 % vocabulary for length in (11, 7)]
-    ids = torch.cat(rows)[None]
-    starts = torch.tensor([0, 11, 18], dtype=torch.int32, device=device)
-    labels = ids.clone()
-    labels[0, [0, 11]] = IGNORED
-    positions = torch.cat([torch.arange(len(row), device=device) for row in rows])[None]
-    was_training = base.training
-    base.eval()
+    was_training = model.training
+    model.eval()
     try:
-        got = way(base, {"input_ids": ids, "position_ids": positions, "labels": labels, "cu_seqlens": starts})
-        plain = Plain("")
-        separate = (
-            {"input_ids": row, "attention_mask": row.new_ones(row.shape), "labels": row} for row in rows
-        )
-        want = torch.cat([plain(base, {key: value[None] for key, value in row.items()}) for row in separate])
+        if not way.packed:
+            singles = [
+                {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in rows
+            ]
+            return torch.cat([way(model, {key: x[None] for key, x in row.items()}) for row in singles])
+        ids = torch.cat(rows)[None]
+        labels = ids.clone()
+        labels[0, [0, 11]] = IGNORED
+        batch = {
+            "input_ids": ids,
+            "position_ids": torch.cat([torch.arange(len(row), device=device) for row in rows])[None],
+            "labels": labels,
+            "cu_seqlens": torch.tensor([0, 11, 18], dtype=torch.int32, device=device),
+        }
+        return way(model, batch)
     finally:
-        base.train(was_training)
-    return (got - want).abs().mean().item()
+        model.train(was_training)
 
 
 def _base(model: Any) -> Any:
@@ -160,3 +191,10 @@ def _half_precision(model: torch.nn.Module) -> contextlib.AbstractContextManager
     if base.get_input_embeddings().weight.dtype == torch.bfloat16:
         return torch.autocast(first.device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def machine() -> str:
+    """What the fast pieces find on this machine, in a line."""
+    threads = f"{torch.get_num_threads()} threads"
+    kernels = compiled.why_not()
+    return f"{threads}; compiled kernels: {'no, ' + kernels if kernels else 'yes'}"

@@ -3,24 +3,56 @@
 A row of logits is as long as the vocabulary: for 4,000 trained tokens and 49,152 words one fp32 copy is
 0.8 GB, and a plain cross entropy keeps several. Here only a slice lives at any moment. A target's
 log-probability depends on its own hidden state alone, so the gradient is made in the forward pass, up to
-the factor that the objective sends back for each token.
+the factor that the objective sends back for each token. Accuracy and entropy fall out of the same pass.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
-SLICE_BYTES = 64 * 2**20
+from ftkit.fast import compiled
+
+SLICE_BYTES = 48 * 2**20
 """Size of one slice of fp32 logits."""
+LEAST_ROWS = 64
+"""Rows of a slice, however long the vocabulary: products of fewer read the head from memory too often."""
 
 
-def token_logprobs(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Log-probability of each target under `softmax(hidden @ head.T + bias)`.
+@dataclass(frozen=True)
+class Logits:
+    """What a model does to its logits: `softcap * tanh(scale * logits / softcap)` where softcap is set."""
+
+    scale: float = 1.0
+    softcap: float = 0.0
+
+
+PLAIN = Logits()
+
+
+class Scores(NamedTuple):
+    """Of each trained token: its log-probability; the distribution's entropy in nats; whether it comes first.
+
+    `entropy` is None where it would take a pass of its own.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor | None
+    correct: torch.Tensor
+
+
+def token_scores(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    logits: Logits = PLAIN,
+) -> Scores:
+    """Log-probability of each target under `softmax(logits(hidden @ head.T + bias))`, and more.
 
     Parameters
     ----------
@@ -35,74 +67,137 @@ def token_logprobs(
 
     Returns
     -------
-    torch.Tensor
-        (n,) float32, differentiable in `hidden`, `head` and `bias`.
+    Scores
+        (n,) each; `logprobs` in float32 (float64 for float64), differentiable in `hidden`, `head` and `bias`.
     """
-    return _TokenLogProbs.apply(hidden, head, targets, bias)
+    logprobs, entropy, correct = _TokenScores.apply(hidden, head, targets, bias, logits)
+    return Scores(logprobs, entropy if entropy.numel() or not len(targets) else None, correct)
+
+
+def token_logprobs(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    logits: Logits = PLAIN,
+) -> torch.Tensor:
+    """The log-probabilities of `token_scores` alone."""
+    return token_scores(hidden, head, targets, bias=bias, logits=logits).logprobs
 
 
 def reference_logprobs(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, bias: torch.Tensor | None = None
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    logits: Logits = PLAIN,
 ) -> torch.Tensor:
     """The same by plain autograd over all logits at once: what `token_logprobs` is tested against."""
-    logits = _logits(hidden, head, bias)
-    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    made = hidden.to(head.dtype) @ head.T
+    made = made.to(torch.promote_types(head.dtype, torch.float32)) + (0 if bias is None else bias)
+    made = made * logits.scale
+    if logits.softcap:
+        made = logits.softcap * torch.tanh(made / logits.softcap)
+    return made.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def _logits(hidden: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    logits = (hidden.to(head.dtype) @ head.T).to(torch.promote_types(head.dtype, torch.float32))
-    return logits if bias is None else logits + bias
-
-
-class _TokenLogProbs(torch.autograd.Function):
+class _TokenScores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        rows = _rows_a_slice(head)
-        out = torch.empty(
-            len(targets), dtype=torch.promote_types(head.dtype, torch.float32), device=hidden.device
-        )
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        bias: torch.Tensor | None,
+        logits: Logits,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            logits = _logits(hidden[part], head, bias)
-            index = targets[part, None]
-            total = logits.logsumexp(-1, keepdim=True)
-            out[part] = (logits.gather(1, index) - total)[:, 0]
+        parts = []
+        for part in _slices(len(targets), head):
+            scores, residual = _score(hidden[part], head, targets[part], bias, logits, slope is not None)
+            parts.append(scores)
             if slope is not None:
-                slope[part] = (_residual(logits, total, index).to(head.dtype) @ head).to(hidden.dtype)
+                slope[part] = (residual @ head).to(hidden.dtype)
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
-        return out
+        ctx.logits = logits
+        out, entropy, correct = (
+            torch.cat(column) for column in zip(*(parts or [_nothing(head)]), strict=True)
+        )
+        ctx.mark_non_differentiable(entropy, correct)
+        return out, entropy, correct
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,) = grads
+        grad = grads[0]
         slope, *kept = ctx.saved_tensors
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
         if not kept:
-            return to_hidden, None, None, None
+            return to_hidden, None, None, None, None
         hidden, head, targets, bias = kept
         to_head = torch.zeros_like(head, dtype=grad.dtype)
         to_bias = None if bias is None else torch.zeros_like(bias)
-        for start in range(0, len(targets), _rows_a_slice(head)):
-            part = slice(start, start + _rows_a_slice(head))
-            logits = _logits(hidden[part], head, bias)
-            residual = _residual(logits, logits.logsumexp(-1, keepdim=True), targets[part, None])
-            residual *= grad[part, None]
-            to_head += residual.to(head.dtype).T @ hidden[part].to(head.dtype)
+        for part in _slices(len(targets), head):
+            _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, True)
+            residual *= grad[part, None].to(residual.dtype)
+            to_head += residual.T @ hidden[part].to(head.dtype)
             if to_bias is not None:
                 to_bias += residual.sum(0).to(to_bias.dtype)
-        return to_hidden, to_head.to(head.dtype), None, to_bias
+        return to_hidden, to_head.to(head.dtype), None, to_bias, None
 
 
-def _residual(logits: torch.Tensor, total: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """One-hot target minus probabilities: the log-probability's slope in the logits. Overwrites `logits`."""
-    logits.sub_(total).exp_().neg_()
-    return logits.scatter_add_(1, index, torch.ones_like(index, dtype=logits.dtype))
+_Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _rows_a_slice(head: torch.Tensor) -> int:
-    return max(1, SLICE_BYTES // (4 * head.shape[0]))
+def _score(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    logits: Logits,
+    with_slope: bool,
+) -> tuple[_Parts, torch.Tensor]:
+    """Log-probabilities, entropies and hits of one slice; the slope of the first in the head's outputs."""
+    made = hidden.to(head.dtype) @ head.T
+    if bias is None and compiled.available(made):
+        n = len(targets)
+        out, entropy = torch.empty(n), torch.empty(n)
+        best = torch.empty(n, dtype=torch.int64)
+        compiled.call(
+            "logprobs", made, made, targets.contiguous(), float(logits.scale), float(logits.softcap),
+            out, entropy, best, int(with_slope), n, made.shape[-1],
+        )  # fmt: skip
+        return (out, entropy, best == targets), made
+    made = made.to(torch.promote_types(head.dtype, torch.float32))
+    made = made if bias is None else made.add_(bias)
+    if logits.scale != 1:
+        made *= logits.scale
+    inner = None
+    if logits.softcap:
+        made = logits.softcap * (inner := torch.tanh(made / logits.softcap))
+    index = targets[:, None]
+    total = made.logsumexp(-1, keepdim=True)
+    out = (made.gather(1, index) - total)[:, 0]
+    correct = made.argmax(-1) == targets
+    if with_slope:
+        made.sub_(total).exp_().neg_()
+        made.scatter_add_(1, index, torch.ones_like(index, dtype=made.dtype))
+        if inner is not None:
+            made *= 1 - inner**2
+        if logits.scale != 1:
+            made *= logits.scale
+    return (out, out.new_empty(0), correct), made.to(head.dtype)
+
+
+def _nothing(head: torch.Tensor) -> _Parts:
+    wide = torch.promote_types(head.dtype, torch.float32)
+    none = torch.empty(0, dtype=wide, device=head.device)
+    return none, none.clone(), torch.empty(0, dtype=torch.bool, device=head.device)
+
+
+def _slices(count: int, head: torch.Tensor) -> list[slice]:
+    rows = max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
+    return [slice(start, start + rows) for start in range(0, count, rows)]

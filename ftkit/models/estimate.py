@@ -223,7 +223,7 @@ def _parts(
         "activations": activations,
         "buffers": _BUFFERS_GB * 1e9,
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
-        "logits": 0 if compute.fast else batch * found.vocab_size * (2 * size + 8),
+        "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
     return {name: value / 1e9 for name, value in parts.items() if value}
 

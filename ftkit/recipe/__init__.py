@@ -1,9 +1,11 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
+from ftkit.recipe._base import Section
 from ftkit.recipe.schema import (
     SFT,
     Compute,
     Data,
+    Fast,
     FullFineTuning,
     LoRA,
     Method,
@@ -19,6 +21,7 @@ __all__ = [
     "SFT",
     "Compute",
     "Data",
+    "Fast",
     "FullFineTuning",
     "LoRA",
     "Method",
@@ -27,5 +30,6 @@ __all__ = [
     "Output",
     "Pretraining",
     "Recipe",
+    "Section",
     "Training",
 ]

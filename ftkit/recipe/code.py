@@ -36,4 +36,8 @@ def _changed(section: Section) -> dict[str, Any]:
 
 
 def _literal(value: Any) -> str:
+    if hasattr(value, "model_fields"):  # a section inside a section
+        return (
+            "{" + ", ".join(f"{name!r}: {_literal(inner)}" for name, inner in _changed(value).items()) + "}"
+        )
     return repr(str(value)) if isinstance(value, Path) else repr(value)

@@ -150,6 +150,28 @@ class Training(Section):
     """Seed of the row order, the adapter's first values and dropout."""
 
 
+class Fast(Section):
+    """ftkit's own kernels, each by itself; where one does not fit the model, the model's own code stays."""
+
+    attention: bool = True
+    """Rows laid end to end without padding, each attending to itself only."""
+    loss: bool = True
+    """The output head on trained tokens only, a slice at a time, its gradient made in the forward pass."""
+    lora: bool = True
+    """The frozen weight and its adapter in one product; query, key and value together."""
+    mlp: bool = True
+    """The gated feed-forward as one piece that keeps less for the backward pass."""
+    norms: bool = True
+    """RMS normalisation in one pass over memory."""
+    rotary: bool = True
+    """Rotary positions in one pass over memory."""
+
+    @classmethod
+    def of(cls, value: Fast | bool) -> Fast:
+        """All pieces for True, none for False."""
+        return value if isinstance(value, Fast) else cls(**dict.fromkeys(cls.model_fields, value))
+
+
 class Compute(Section):
     """What to run on."""
 
@@ -161,10 +183,15 @@ class Compute(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     threads: PositiveInt | None = None
     """CPU threads. Empty: one a core."""
-    fast: bool = True
-    """Use ftkit's own kernels where they apply: rows without padding, loss over trained tokens only."""
+    fast: Fast = Fast()
+    """Use ftkit's own kernels where they apply. `false` switches all of them off."""
     offline: bool = False
     """Use only what is already on this machine."""
+
+    @field_validator("fast", mode="before")
+    @classmethod
+    def _all_or_none(cls, fast: Any) -> Any:
+        return Fast.of(fast) if isinstance(fast, bool) else fast
 
 
 class Output(Section):

@@ -75,9 +75,9 @@ def fit(
     from ftkit.train.trainer import FtkitTrainer, run_trainer
 
     way = choose(loaded.model, fast=recipe.compute.fast)
-    if recipe.compute.fast and not way.packed:
+    if recipe.compute.fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
-    sink.emit("environment", facts=_environment(loaded, way.reason))
+    sink.emit("environment", facts=_environment(loaded, way.describe()))
     held_out = evaluation.rows if evaluation else []
     trainer = FtkitTrainer(loaded, way, train.rows, held_out, recipe, folder, sink, control)
     sink.emit(

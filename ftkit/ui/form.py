@@ -6,6 +6,7 @@ typed: a text that is no value is explained below the control and leaves the Rec
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import ipywidgets as widgets
 
 from ftkit.errors import RecipeError
-from ftkit.recipe import Recipe
+from ftkit.recipe import Recipe, Section
 from ftkit.ui import host, markup
 from ftkit.ui.workspace import Workspace
 
 _LABELS = {
     "dtype": "Precision",
-    "fast": "Fast kernels",
+    "lora": "LoRA",
+    "mlp": "feed-forward",
     "lr_scheduler": "Learning rate schedule",
     "max_grad_norm": "Max gradient norm",
     "too_long": "Rows that are too long",
@@ -118,7 +120,7 @@ class Field(widgets.VBox):
         field = _section_class(workspace.recipe, section, name).model_fields[name]
         self._plain, self._optional = kind(field.annotation)
         help_text = " ".join((field.description or "").split())
-        self.control = self._make(title or label(name), field.default)
+        self.control = self._make(title or _title(section, name), field.default)
         host.set_tooltip(self.control, help_text)
         self._wrong = widgets.HTML()
         self._wrong.add_class("ftk-wrong")
@@ -160,7 +162,7 @@ class Field(widgets.VBox):
         return widgets.Text(description=title, placeholder=hint, continuous_update=False)
 
     def _value(self) -> tuple[bool, Any]:
-        section = getattr(self.workspace.recipe, self._section)
+        section = _section(self.workspace.recipe, self._section)
         return hasattr(section, self._name), getattr(section, self._name, None)
 
     def _fill(self) -> None:
@@ -281,8 +283,17 @@ def section_form(
     workspace: Workspace, section: str, names: Sequence[str] = (), without: Sequence[str] = ()
 ) -> widgets.Box:
     """All fields of a section (or those named, or all but some), in columns."""
-    fields = names or [n for n in type(getattr(workspace.recipe, section)).model_fields if n != "type"]
-    return grid([Field(workspace, f"{section}.{name}") for name in fields if name not in without])
+    values = _section(workspace.recipe, section)
+    fields: list[widgets.Widget] = []
+    for name in names or [n for n in type(values).model_fields if n != "type"]:
+        if name in without:
+            continue
+        path, inner = f"{section}.{name}", getattr(values, name, None)
+        if isinstance(inner, Section):
+            fields += [Field(workspace, f"{path}.{part}") for part in type(inner).model_fields]
+        else:
+            fields.append(Field(workspace, path))
+    return grid(fields)
 
 
 def folded(builders: Mapping[str, Callable[[], widgets.Widget]]) -> widgets.Accordion:
@@ -301,6 +312,18 @@ def folded(builders: Mapping[str, Callable[[], widgets.Widget]]) -> widgets.Acco
     return accordion
 
 
+def _section(recipe: Recipe, path: str) -> Any:
+    """The section at a dotted path, such as `compute.fast`."""
+    return functools.reduce(getattr, path.split("."), recipe)
+
+
+def _title(section: str, name: str) -> str:
+    """A field's label; one of a section inside a section says that too: `Fast norms`."""
+    _, nested, last = section.rpartition(".")
+    own = label(name)
+    return f"{label(last)} {own if own.isupper() or own == 'LoRA' else own.lower()}" if nested else own
+
+
 def _union(section: str) -> tuple[Any, ...]:
     annotation = Recipe.model_fields[section].annotation
     if get_origin(annotation) is Annotated:
@@ -310,7 +333,8 @@ def _union(section: str) -> tuple[Any, ...]:
 
 def _section_class(recipe: Recipe, section: str, name: str) -> Any:
     """The class that has the field: the one in use, or the one of the union that knows it."""
-    for candidate in (type(getattr(recipe, section)), *_union(section)):
+    union = () if "." in section else _union(section)
+    for candidate in (type(_section(recipe, section)), *union):
         if name in candidate.model_fields:
             return candidate
     msg = f"no section {section!r} of a Recipe has a field {name!r}"

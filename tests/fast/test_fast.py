@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralC
 
 from ftkit.fast import loss
 from ftkit.fast.attention import segment_attention
-from ftkit.fast.logprobs import IGNORED, Plain, choose
+from ftkit.fast.logprobs import IGNORED, LogProbs, choose
 
 
 @pytest.mark.parametrize("head_trains", [False, True])
@@ -62,7 +62,7 @@ def test_packed_rows_give_the_logprobs_of_separate_rows(config: object) -> None:
     model = AutoModelForCausalLM.from_config(config).eval()
     rows = [torch.randint(97, (n,)) for n in (6, 1, 9)]
     separate = [
-        Plain("")(
+        LogProbs(False, None, "")(
             model, {"input_ids": r[None], "attention_mask": torch.ones_like(r)[None], "labels": r[None]}
         )
         for r in rows

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ftkit.data import Encoded
-from ftkit.fast.logprobs import Plain, choose
+from ftkit.fast.logprobs import choose
 from ftkit.models.adapters import apply_method
 from ftkit.models.load import load_model
 from ftkit.recipe import Recipe
@@ -75,7 +75,7 @@ def train(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Train:
         torch.manual_seed(0)
         loaded = load_model(recipe.model, recipe.compute)
         apply_method(loaded, recipe.method)
-        way = choose(loaded.model) if fast else Plain("asked for")
+        way = choose(loaded.model, fast=fast)
         events, seen = Events(), []
         trainer = FtkitTrainer(loaded, way, data, data[:5], recipe, tmp_path / folder, events, Always())
         collate = trainer.data_collator

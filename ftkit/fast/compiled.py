@@ -1,0 +1,109 @@
+"""The element-wise kernels of kernels.cpp: compiled once on this machine, kept in ftkit's cache.
+
+They need a C++ compiler (g++, clang++ or `CXX`) and a processor with shared memory under it; without, every
+piece that uses them has a plain version in torch, and `why_not` says what is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ftkit.models import cache
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+_OPTIMISE = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp")
+FLAGS = (*_OPTIMISE, "-std=c++17", "-fPIC", "-shared")
+_SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
+_SECONDS = 120
+"""A compiler that takes longer is given up."""
+
+
+def available(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels take these tensors: on the processor, all of one type, bfloat16 or float32."""
+    first = tensors[0].dtype
+    return (
+        first in _SUFFIX
+        and all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
+        and _library() is not None
+    )
+
+
+def why_not() -> str | None:
+    """Why there are no compiled kernels on this machine, or None where there are."""
+    _library()
+    return _reason[0] if _reason else None
+
+
+def call(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | int | None) -> None:
+    """Call kernel `name` for the type of `like`; tensors go as pointers, floats as float, ints as int64."""
+    library = _library()
+    assert library is not None
+    converted = [
+        ctypes.c_void_p(a.data_ptr())
+        if isinstance(a, torch.Tensor)
+        else ctypes.c_float(a)
+        if isinstance(a, float)
+        else ctypes.c_int64(a)
+        for a in arguments
+        if a is not None
+    ]
+    getattr(library, f"{name}_{_SUFFIX[like.dtype]}")(*converted, ctypes.c_int64(torch.get_num_threads()))
+
+
+_reason: list[str] = []
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    if sys.platform == "win32":
+        _reason[:] = ["not offered on Windows"]
+        return None
+    compiler = shutil.which(os.environ.get("CXX") or "") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        _reason[:] = ["no C++ compiler (g++ or clang++) is installed"]
+        return None
+    try:
+        return _load(compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        _reason[:] = [f"{Path(compiler).name} could not build them ({said[-1] if said else error!r:.200})"]
+        return None
+
+
+def _load(compiler: str) -> ctypes.CDLL:
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    key = hashlib.sha256("\n".join([*FLAGS, version, _processor()]).encode() + SOURCE.read_bytes())
+    folder = cache.root() / "kernels"
+    built = folder / f"{key.hexdigest()[:24]}.so"
+    if not built.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            fresh = Path(work) / "kernels.so"
+            subprocess.run(
+                [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)],
+                capture_output=True, text=True, timeout=_SECONDS, check=True,
+            )  # fmt: skip
+            fresh.replace(built)  # whole or not at all: another process may be building it too
+    return ctypes.CDLL(str(built))
+
+
+def _processor() -> str:
+    """What -march=native means here: a cache shared by several machines must not mix them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    except OSError:
+        return platform.machine() + platform.processor()

@@ -1,0 +1,347 @@
+"""The fast pieces put into a model by its structure: each on its own, tried beside what it replaces.
+
+A piece goes in where the parts it needs are found (q_proj, k_proj and v_proj beside one another, say), is run
+on random input beside the module's own forward, and stays only if both agree. What does not fit, such as
+layers with DoRA or dropout, keeps its own code; `Report` says so. Only the `forward` of single modules is
+replaced, and `Report.undo` gives it back.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ftkit.fast import attention, compiled
+from ftkit.fast.gated import ACTIVATIONS, Activation, gated_mlp
+from ftkit.fast.lora import Group, Linear, grouped_linear
+from ftkit.fast.norms import rms_norm
+from ftkit.fast.rotary import rotary, takes
+from ftkit.recipe import Fast
+
+_CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Largest difference of a piece from what it replaces, relative to the largest number, by type."""
+
+
+class NotFittingError(Exception):
+    """A piece does not go on a module; the text says why."""
+
+
+@dataclass
+class Report:
+    """Which pieces a model runs on.
+
+    Attributes
+    ----------
+    used
+        How many modules each piece serves.
+    skipped
+        Pieces that are left out, and why, each once.
+    """
+
+    used: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, str] = field(default_factory=dict)
+    replaced: list[Any] = field(default_factory=list, repr=False)
+
+    def lines(self) -> list[str]:
+        """One line a piece, for people."""
+        return [f"{name} ({count})" for name, count in self.used.items()] + [
+            f"no {name}: {reason}" for name, reason in self.skipped.items()
+        ]
+
+    def undo(self) -> None:
+        """Give every module its own forward back."""
+        for module in self.replaced:
+            vars(module).pop("forward", None)
+        self.replaced.clear()
+        self.used.clear()
+
+
+def install(model: torch.nn.Module, wanted: Fast) -> Report:
+    """Put the pieces that `wanted` names into `model` where they fit."""
+    report = Report()
+    if wanted.norms or wanted.rotary:
+        missing = compiled.why_not()
+        if missing:
+            report.skipped["compiled kernels"] = missing
+    for module in list(model.modules()):
+        if wanted.norms:
+            _try(report, "norms", module, _norm)
+        if wanted.mlp and wanted.lora:
+            _try(report, "mlp", module, _mlp)
+    if wanted.lora:
+        for module in list(model.modules()):
+            _try(report, "lora", module, _projections)
+        for module in list(model.modules()):
+            _try(report, "lora", module, _single)
+    if wanted.rotary and wanted.attention:
+        for name in {type(module).__module__ for module in model.modules()}:
+            _rotary(report, sys.modules.get(name))
+    return report
+
+
+def _try(
+    report: Report, piece: str, module: torch.nn.Module, put: Callable[[Report, Any], int | None]
+) -> None:
+    try:
+        report.used[piece] += put(report, module) or 0
+        if not report.used[piece]:
+            del report.used[piece]
+    except NotFittingError as reason:
+        report.skipped.setdefault(piece, str(reason))
+
+
+def _swap(report: Report, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+    module.forward = forward
+    report.replaced.append(module)
+
+
+def _free(module: torch.nn.Module) -> bool:
+    """Whether no piece serves the module yet."""
+    return "forward" not in vars(module)
+
+
+# norms
+
+
+def _norm(report: Report, module: Any) -> int | None:
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if (
+        "RMSNorm" not in type(module).__name__
+        or not isinstance(weight, torch.nn.Parameter)
+        or weight.dim() != 1
+        or not isinstance(eps, float)
+    ):
+        return None
+    if weight.requires_grad:
+        raise NotFittingError("their weights are trained")
+    if not compiled.available(weight):
+        raise NotFittingError(compiled.why_not() or f"they compute in {weight.dtype} on {weight.device.type}")
+    sample = _sample(weight, 5, len(weight))
+    own = module.forward
+    for offset in (0.0, 1.0):
+        if _agree(rms_norm(sample, weight, eps=eps, offset=offset), own(sample)):
+            break
+    else:
+        raise NotFittingError(f"{type(module).__name__} computes something else")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, weight, eps=eps, offset=offset) if x.dtype == weight.dtype else own(x)
+
+    _swap(report, module, forward)
+    return 1
+
+
+# LoRA layers
+
+
+def _linear(module: Any) -> Linear | None:
+    """A frozen linear layer, or one under PEFT's LoRA; None for something else.
+
+    Raises
+    ------
+    NotFittingError
+        For a LoRA layer that does more than add `B A x`.
+    """
+    base = getattr(module, "base_layer", module)
+    if type(base) is not torch.nn.Linear:
+        return None
+    if base.weight.requires_grad or base.weight.dtype not in _CLOSE:
+        return None
+    if base is module:
+        return Linear(base.weight, base.bias)
+    names = list(getattr(module, "active_adapters", []))
+    if len(names) != 1 or names[0] not in getattr(module, "lora_A", {}):
+        return None
+    name = names[0]
+    if getattr(module, "lora_variant", {}).get(name) is not None:
+        raise NotFittingError(
+            f"a variant of LoRA ({type(module.lora_variant[name]).__name__}) is left to PEFT"
+        )
+    if type(module.lora_dropout[name]) is not torch.nn.Identity and module.lora_dropout[name].p > 0:
+        raise NotFittingError("dropout is left to PEFT")
+    a, b = module.lora_A[name], module.lora_B[name]
+    if type(a) is not torch.nn.Linear or b.bias is not None:
+        raise NotFittingError("adapters with a bias of their own are left to PEFT")
+    return Linear(base.weight, base.bias, a.weight, b.weight, float(module.scaling[name]))
+
+
+def _plain(module: Any) -> bool:
+    """Whether the layer's adapter is to be used as it stands: neither switched off nor merged."""
+    return not (getattr(module, "disable_adapters", False) or getattr(module, "merged", False))
+
+
+def _group(modules: list[Any]) -> Group | None:
+    layers = [_linear(module) for module in modules]
+    if any(layer is None for layer in layers) or all(layer.a is None for layer in layers if layer):
+        return None
+    found = [layer for layer in layers if layer is not None]
+    first = found[0].weight
+    if any(one.weight.shape[1] != first.shape[1] or one.weight.dtype != first.dtype for one in found):
+        return None
+    return Group(found)
+
+
+def _projections(report: Report, module: Any) -> int | None:
+    """q, k and v of an attention as one product; each call of q_proj makes all three."""
+    names = ("q_proj", "k_proj", "v_proj")
+    parts = [getattr(module, name, None) for name in names]
+    if not all(isinstance(part, torch.nn.Module) and _free(part) for part in parts):
+        return None
+    group = _group(parts)
+    if group is None:
+        return None
+    _Together(report, parts, group)
+    return 3
+
+
+class _Together:
+    """Layers that a module calls one after another on one tensor: the first call makes all outputs."""
+
+    def __init__(self, report: Report, modules: list[Any], group: Group) -> None:
+        self.group = group
+        self.widths = [rows.stop - rows.start for rows in group.rows]
+        self.source: torch.Tensor | None = None
+        self.waiting: dict[int, torch.Tensor] = {}
+        for place, module in enumerate(modules):
+            own = module.forward
+            _swap(report, module, functools.partial(self.forward, place, module, own))
+
+    def forward(self, place: int, module: Any, own: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
+        if not _plain(module):
+            return own(x)
+        if place and self.source is x and place in self.waiting:
+            made = self.waiting.pop(place)
+            if not self.waiting:
+                self.source = None
+            return made
+        outputs = grouped_linear(x, self.group).split(self.widths, dim=-1)
+        self.waiting = {other: output for other, output in enumerate(outputs) if other > place}
+        self.source = x if self.waiting else None
+        return outputs[place]
+
+
+def _single(report: Report, module: Any) -> int | None:
+    if not hasattr(module, "lora_A") or not _free(module):
+        return None
+    group = _group([module])
+    if group is None:
+        return None
+    own = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return grouped_linear(x, group) if _plain(module) else own(x)
+
+    _swap(report, module, forward)
+    return 1
+
+
+# gated feed-forward
+
+
+def _mlp(report: Report, module: Any) -> int | None:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj")]
+    inputs = [part for part in parts[:3] if part is not None]
+    down = parts[3]
+    if len(inputs) not in (1, 2) or (len(inputs) == 1 and parts[2] is None) or down is None:
+        return None
+    modules = [*inputs, down]
+    if not all(isinstance(part, torch.nn.Module) and _free(part) for part in modules):
+        return None
+    activation = _activation(getattr(module, "act_fn", getattr(module, "activation_fn", None)))
+    if activation is None:
+        raise NotFittingError(f"{type(module).__name__} has another activation")
+    first, second = _group(inputs), _group([down])
+    if first is None or second is None or first.outputs != 2 * second.inputs:
+        return None
+    own = module.forward
+    recompute = False
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return gated_mlp(x, first, second, activation, recompute=recompute) if _all_plain(modules) else own(x)
+
+    sample = _sample(first.a, 3, first.inputs)
+    with torch.no_grad():
+        same = _agree(forward(sample), own(sample))
+    if not same:
+        raise NotFittingError(f"{type(module).__name__} computes something else")
+    _swap(report, module, forward)
+    return 1
+
+
+def _all_plain(modules: list[Any]) -> bool:
+    return all(_plain(module) for module in modules)
+
+
+def _activation(function: Any) -> Activation | None:
+    """The known activation that `function` computes."""
+    if not callable(function):
+        return None
+    x = torch.linspace(-4, 4, 41, dtype=torch.float64)
+    with torch.no_grad():
+        for known in ACTIVATIONS:
+            if torch.allclose(function(x), known.forward(x, torch.empty_like(x)), atol=1e-6):
+                return known
+    return None
+
+
+# rotary positions
+
+
+def _rotary(report: Report, source: Any) -> None:
+    """Put `rotary` beside a modeling module's function; used while rows are packed, on what it takes."""
+    own = getattr(source, "apply_rotary_pos_emb", None)
+    if own is None or not str(getattr(source, "__name__", "")).startswith("transformers."):
+        return
+    if getattr(own, "ftkit", False):
+        report.used["rotary"] = 1
+        return
+    q, k = _like(torch.float32, 1, 2, 5, 8), _like(torch.float32, 1, 1, 5, 8)
+    angles = _like(torch.float32, 1, 5, 4).repeat(1, 1, 2)
+    if not takes(q, k, angles.cos(), angles.sin()):
+        return
+    try:
+        wanted = own(q, k, angles.cos(), angles.sin())
+    except (TypeError, RuntimeError, ValueError, IndexError):
+        report.skipped["rotary"] = f"{source.__name__.rpartition('.')[2]} has positions of its own"
+        return
+    if not all(_agree(rotary(x, angles.cos(), angles.sin()), y) for x, y in zip((q, k), wanted, strict=True)):
+        report.skipped["rotary"] = f"{source.__name__.rpartition('.')[2]} turns its heads otherwise"
+        return
+
+    @functools.wraps(own)
+    def apply(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        if attention.is_packed() and not rest and not more and takes(q, k, cos, sin):
+            return rotary(q, cos, sin), rotary(k, cos, sin)
+        return own(q, k, cos, sin, *rest, **more)
+
+    apply.ftkit = True  # type: ignore[attr-defined]
+    source.apply_rotary_pos_emb = apply
+    report.used["rotary"] = 1
+
+
+# trials
+
+
+def _sample(like: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+    return _like(like.dtype, 1, rows, width).to(like.device)
+
+
+def _like(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """Random numbers that leave torch's own generator where it is."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _agree(got: torch.Tensor, want: torch.Tensor) -> bool:
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return False
+    largest = want.abs().max().clamp(min=1e-6)
+    return bool((got - want).abs().max() <= _CLOSE[got.dtype] * largest)
