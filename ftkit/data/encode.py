@@ -259,16 +259,41 @@ def encode(example: Example, template: Template, objective: Objective) -> Encode
     return template.encode(as_conversation(example), train_on(objective))
 
 
+@dataclass(frozen=True)
+class RowTokens:
+    """A row for display.
+
+    Attributes
+    ----------
+    tokens
+        One dict a token, at most as many as asked for: `id`, `text`, `trained`, `special`.
+    text
+        All of it as text.
+    count, trained
+        Tokens of the whole row, and those of them that are trained.
+    """
+
+    tokens: list[dict[str, Any]]
+    text: str
+    count: int
+    trained: int
+
+
+def row_tokens(
+    example: Example, template: Template, objective: Objective, *, limit: int | None = None
+) -> RowTokens:
+    """The tokens of `encode` for display, the first `limit` of them one by one."""
+    encoded = encode(example, template, objective)
+    tokenizer = template.tokenizer
+    special = set(tokenizer.all_special_ids)
+    ids = encoded.ids.tolist()
+    tokens = [
+        {"id": token, "text": tokenizer.decode([token]), "trained": trained, "special": token in special}
+        for token, trained in zip(ids[:limit], encoded.mask.tolist(), strict=False)
+    ]
+    return RowTokens(tokens, tokenizer.decode(ids), len(ids), int(encoded.mask.sum()))
+
+
 def preview_tokens(example: Example, template: Template, objective: Objective) -> list[dict[str, Any]]:
     """The tokens of `encode` for display: `id`, `text`, `trained`, `special`."""
-    encoded = encode(example, template, objective)
-    special = set(template.tokenizer.all_special_ids)
-    return [
-        {
-            "id": token,
-            "text": template.tokenizer.decode([token]),
-            "trained": trained,
-            "special": token in special,
-        }
-        for token, trained in zip(encoded.ids.tolist(), encoded.mask.tolist(), strict=True)
-    ]
+    return row_tokens(example, template, objective).tokens

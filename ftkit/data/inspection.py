@@ -16,6 +16,9 @@ from ftkit.data.preflight import Finding, preflight
 from ftkit.data.template import Template
 from ftkit.recipe import SFT, Objective, Training
 
+ROWS_NAMED = 20
+"""In plain values a finding names at most so many rows; `count` says how many there are."""
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -88,7 +91,7 @@ class Inspection:
                     "level": one.level,
                     "title": one.title,
                     "message": one.message,
-                    "rows": list(one.rows),
+                    "rows": list(one.rows[:ROWS_NAMED]),
                     "count": one.count,
                 }
                 for one in self.findings

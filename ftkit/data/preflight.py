@@ -24,8 +24,6 @@ from ftkit.data.example import (
     SpanAnswer,
 )
 
-ROWS_NAMED = 20
-"""A finding names at most so many rows."""
 OUTLIER = 4.0
 """A row is an outlier when it is longer than so many times the 95th percentile."""
 UNBALANCED = 10.0
@@ -52,7 +50,7 @@ class Finding:
     level
         `error`: these rows cannot be learned. `warning`: look at them.
     rows
-        Rows concerned, by their number from 0: the first `ROWS_NAMED`.
+        Rows concerned, by their number from 0.
     count
         How many there are.
     """
@@ -110,7 +108,7 @@ _EMAILS = "A model can repeat them. Remove them unless they may be public."
 
 
 def _finding(level: Any, title: str, message: str, rows: Sequence[int]) -> Finding:
-    return Finding(level, title, message, tuple(rows[:ROWS_NAMED]), len(rows))
+    return Finding(level, title, message, tuple(rows), len(rows))
 
 
 def _rows_where(

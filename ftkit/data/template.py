@@ -14,10 +14,9 @@ from ftkit.data.encoded import Encoded
 from ftkit.data.example import Conversation, Message, PlainText
 from ftkit.data.spans import AnswerFinder
 from ftkit.errors import TemplateError
+from ftkit.recipe.schema import TEMPLATES as NAMED
 
 _FOLDER = Path(__file__).with_name("templates")
-NAMED = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
-"""Templates for models that have none."""
 
 
 @dataclass

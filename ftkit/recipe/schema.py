@@ -33,6 +33,10 @@ class Model(Section):
     """Run Python code that comes with the model. Leave off unless you have read that code."""
 
 
+TEMPLATES = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
+"""Chat templates for models that have none."""
+
+
 class Data(Section):
     """Which rows to learn from and which to hold out."""
 
@@ -63,7 +67,7 @@ class Data(Section):
     too_long: Literal["drop", "keep_end", "keep_start", "split", "error"] = "drop"
     """A row longer than `max_length`: leave it out and say so, keep its last or first exchanges, split it
     between exchanges, or refuse to start. No answer is ever cut."""
-    template: str | None = None
+    template: Annotated[str | None, Field(examples=list(TEMPLATES))] = None
     """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, `llama2`, `llama3`, `mistral`,
     `gemma`, `phi3`, `plain`, or a Jinja file."""
     system_prompt: str | None = None

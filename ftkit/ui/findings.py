@@ -19,12 +19,12 @@ class FindingsView(widgets.VBox):
 
     Parameters
     ----------
-    go_to
-        Called with a row's number in the source when a person asks to see it.
+    show_rows
+        Called with the rows' numbers in the source and the finding's title when a person asks to see them.
     """
 
-    def __init__(self, go_to: Callable[[int], None]) -> None:
-        self._go_to = go_to
+    def __init__(self, show_rows: Callable[[Sequence[int], str], None]) -> None:
+        self._show = show_rows
         super().__init__()
         self.add_class("ftk-findings")
 
@@ -48,15 +48,5 @@ class FindingsView(widgets.VBox):
         return box
 
     def _show_rows(self, finding: Finding) -> widgets.Button:
-        at = -1
-
-        def next_row() -> None:
-            nonlocal at
-            at = (at + 1) % len(finding.rows)
-            shown.description = (
-                f"Next ({at + 1} of {len(finding.rows)})" if len(finding.rows) > 1 else "Shown"
-            )
-            self._go_to(finding.rows[at])
-
-        shown = button("Show rows", f"Go to the rows of: {finding.title}", next_row)
-        return shown
+        text = f"Look at the rows of: {finding.title}"
+        return button("Show rows", text, lambda: self._show(finding.rows, finding.title))

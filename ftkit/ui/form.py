@@ -120,7 +120,7 @@ class Field(widgets.VBox):
         field = _section_class(workspace.recipe, section, name).model_fields[name]
         self._plain, self._optional = kind(field.annotation)
         help_text = " ".join((field.description or "").split())
-        self.control = self._make(title or _title(section, name), field.default)
+        self.control = self._make(title or _title(section, name), field.default, field.examples or ())
         host.set_tooltip(self.control, help_text)
         self._wrong = widgets.HTML()
         self._wrong.add_class("ftk-wrong")
@@ -153,12 +153,20 @@ class Field(widgets.VBox):
             self._filling = False
         self._say("")
 
-    def _make(self, title: str, default: Any) -> widgets.Widget:
+    def _make(self, title: str, default: Any, examples: Sequence[Any]) -> widgets.Widget:
         if self._plain is bool:
             return widgets.Checkbox(description=title, indent=False)
         if get_origin(self._plain) is Literal:
             return widgets.Dropdown(description=title, options=get_args(self._plain))
         hint = "auto" if self._optional else show(default)
+        if examples:  # to choose from, or something else
+            return widgets.Combobox(
+                description=title,
+                placeholder=hint,
+                options=tuple(map(show, examples)),
+                ensure_option=False,
+                continuous_update=False,
+            )
         return widgets.Text(description=title, placeholder=hint, continuous_update=False)
 
     def _value(self) -> tuple[bool, Any]:

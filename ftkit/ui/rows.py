@@ -1,18 +1,22 @@
-"""Rows as HTML: how many there are, which were refused, and a table of a few."""
+"""Rows for the page: how many there are and which were refused, as HTML; the cells of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ftkit.ui.images import thumbnail
 from ftkit.ui.markup import chip, escape, note
 
 if TYPE_CHECKING:
-    from ftkit.data import Dataset, Example, Refusal
+    from ftkit.data import Dataset, Example, Message, Refusal
     from ftkit.ui.preview import Counts
 
 REFUSALS_LISTED = 100
 _BARS = 40
+_IMAGES = 4
+"""Images shown of a row."""
 _CUT = 400
 """Characters of a cell."""
 
@@ -69,11 +73,15 @@ def _tokens(counts: Counts) -> str:
     )
     line += f'<div class="ftk-muted">{_packing(counts)}</div>'
     if counts.too_long:
-        line += note(f"{counts.too_long:,} rows are longer than {counts.max_length:,} tokens.", "warn")
+        text = f"{_rows(counts.too_long)} longer than the cut-off of {counts.max_length:,} tokens"
+        line += note(f"{text}: see too_long in the data settings.", "warn")
     if counts.refused:
         first = counts.refused[0]
-        text = f"{len(counts.refused):,} rows cannot be learned and are left out"
-        line += note(f"{text}; row {first.row}: {first.reason}.", "warn")
+        line += note(
+            f"{_rows(len(counts.refused))} left out, with nothing that can be learned. "
+            f"Row {first.row}: {first.reason}.",
+            "warn",
+        )
     return line
 
 
@@ -83,6 +91,10 @@ def _packing(counts: Counts) -> str:
         return f"Packing: rows end to end need no padding; {padded}."
     full = f"{counts.efficiency:.1%} full of whole rows"
     return f"Packing: batches of {counts.batch_tokens:,} tokens are {full}; {padded}."
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
 def refused_list(refused: Sequence[Refusal]) -> str:
@@ -95,51 +107,79 @@ def refused_list(refused: Sequence[Refusal]) -> str:
     )
     more = len(refused) - REFUSALS_LISTED
     rest = f'<div class="ftk-muted">and {more:,} more</div>' if more > 0 else ""
+    noun = "row" if len(refused) == 1 else "rows"
     return (
-        f"<details><summary>{len(refused):,} rows refused (row numbers count from 0)</summary>"
+        f"<details><summary>{len(refused):,} {noun} refused (row numbers count from 0)</summary>"
         f'<table class="ftk-table"><thead><tr><th class="ftk-n">Row</th><th>Why</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>{rest}</details>"
     )
 
 
-def table(examples: Sequence[Example], first: int, current: int) -> str:
-    """A few rows, the current one marked."""
-    body = ""
-    for place, example in enumerate(examples, start=first):
-        mark = ' class="ftk-here" aria-current="true"' if place == current else ""
-        cells = f"<td>{_asked(example)}</td><td>{_answer(example)}</td>"
-        body += f'<tr{mark}><td class="ftk-n">{place + 1}</td>{cells}</tr>'
-    head = '<tr><th class="ftk-n">Row</th><th>Asked</th><th>Answer</th></tr>'
-    return f'<table class="ftk-table"><thead>{head}</thead><tbody>{body}</tbody></table>'
+def cells(example: Example, place: int, folder: Path | None = None, find: str = "") -> dict[str, Any]:
+    """A row for the table, as plain values; the page shows them as text.
+
+    Parameters
+    ----------
+    place
+        Its place from 0 among the rows of its part.
+    folder
+        Where its images are.
+    find
+        Long texts are cut around this.
+    """
+    asked, answer = _asked(example), _answer(example)
+    turns = sum(message.role == "user" for message in _turns(example))
+    made: dict[str, Any] = {
+        "place": place,
+        "number": example.row,
+        "asked": _short(asked, find),
+        "answer": _short(answer, find),
+    }
+    if turns > 1:
+        made["more"] = f"+ {turns - 1} turns"
+    if hasattr(example, "rejected"):
+        made["rejected"] = _short(example.rejected[-1].content, find)
+    if hasattr(example, "good"):
+        made["rating"] = "good" if example.good else "bad"
+    images = [image for message in _turns(example) for image in message.images][:_IMAGES]
+    if images:
+        made["images"] = [thumbnail(image, folder) for image in images]
+    if find and find.casefold() not in (asked + answer).casefold():  # it stands in another turn
+        others = (message.content for message in _turns(example))
+        held = next((text for text in others if find.casefold() in text.casefold()), "")
+        made["more"] = " … ".join(filter(None, (made.get("more", ""), _short(held, find))))
+    return made
+
+
+def _turns(example: Example) -> tuple[Message, ...]:
+    whole = getattr(example, "messages", None)
+    return whole if whole is not None else getattr(example, "prompt", ()) + getattr(example, "chosen", ())
 
 
 def _asked(example: Example) -> str:
     if hasattr(example, "tokens"):
-        return _short(" ".join(example.tokens))
-    messages = getattr(example, "messages", None) or getattr(example, "prompt", None)
-    if messages is None:
-        return _short(getattr(example, "text", "") or getattr(example, "question", ""))
-    turns = [m for m in messages if m.role == "user"]
-    more = f' <span class="ftk-muted">+ {len(turns) - 1} turns</span>' if len(turns) > 1 else ""
-    return (_short(turns[0].content) if turns else "") + more
+        return " ".join(example.tokens)
+    turns = _turns(example)
+    if not turns:
+        return getattr(example, "text", "") or getattr(example, "question", "")
+    return next((message.content for message in turns if message.role == "user"), "")
 
 
 def _answer(example: Example) -> str:
     for name in ("label", "answer"):
         if hasattr(example, name):
-            return _short(getattr(example, name))
+            return str(getattr(example, name))
     if hasattr(example, "tags"):
-        return _short(" ".join(example.tags))
-    if hasattr(example, "chosen") and hasattr(example, "rejected"):
-        chosen, rejected = (_short(turns[-1].content) for turns in (example.chosen, example.rejected))
-        return f'{chosen}<div class="ftk-muted">rejected: {rejected}</div>'
-    turns = [m for m in getattr(example, "messages", ()) if m.role == "assistant"]
-    if hasattr(example, "good"):
-        return f"{chip('good' if example.good else 'bad', 'ok' if example.good else 'bad')} " + _short(
-            turns[-1].content
-        )
-    return _short(turns[0].content) if turns else '<span class="ftk-muted">plain text</span>'
+        return " ".join(example.tags)
+    turns = [message for message in _turns(example) if message.role == "assistant"]
+    if not turns:
+        return "(plain text)"
+    said = turns[-1] if hasattr(example, "good") or hasattr(example, "chosen") else turns[0]
+    return said.content or "calls " + ", ".join(str(call["function"]["name"]) for call in said.tool_calls)
 
 
-def _short(text: str) -> str:
-    return escape(text if len(text) <= _CUT else text[: _CUT - 1] + "…")
+def _short(text: str, find: str = "") -> str:
+    at = text.casefold().find(find.casefold()) if find else 0
+    start = max(at - _CUT // 4, 0) if at > _CUT // 2 else 0
+    cut = text[start : start + _CUT]
+    return ("…" if start else "") + cut + ("…" if start + _CUT < len(text) else "")

@@ -48,14 +48,62 @@ def test_columns_are_mapped_and_a_finding_is_followed(notebook: Notebook) -> Non
         "'antwort'}",
     ]
 
-    expect(panel.locator(".ftk-tokens").first).to_contain_text("Antwort", timeout=60_000)
+    tokens = panel.locator(".ftk-tokens").first
+    expect(tokens).to_contain_text("Antwort", timeout=60_000)
     panel.get_by_role("button", name="Next row").click()
     expect(panel.get_by_text("Row 2 as the model reads it")).to_be_visible()
+    reader = tokens.get_by_role("group")
+    reader.press("PageDown")
+    expect(panel.get_by_text("Row 3 as the model reads it")).to_be_visible()
+    reader.press("ArrowRight")
+    expect(tokens.get_by_role("status")).to_contain_text("Token 1 of")
+    expect(tokens.get_by_role("status")).to_contain_text("id ")
 
     finding = panel.locator(".ftk-findings .ftk-row").filter(has_text="E-mail addresses")
-    finding.get_by_role("button").click()
+    finding.get_by_role("button", name="Show rows").click()
     expect(panel.get_by_text("Row 21 as the model reads it")).to_be_visible()
-    expect(panel.locator(".ftk-table")).to_contain_text("<script>window.hacked = 1</script>")
-    expect(panel.locator(".ftk-tokens").first).to_contain_text("onerror")
+    expect(panel.get_by_text("1 of 30 rows: E-mail addresses")).to_be_visible()
+    table = panel.get_by_role("grid")
+    expect(table.locator("tbody tr")).to_have_count(1)
+    expect(table).to_contain_text("<script>window.hacked = 1</script>")
+    expect(tokens).to_contain_text("onerror")
+    assert notebook.page.evaluate("() => window.hacked === undefined")
+    panel.get_by_role("button", name="Show all rows").click()
+    expect(table.locator("tbody tr")).to_have_count(5)
+    assert notebook.errors == []
+
+
+def test_rows_are_searched_jumped_to_and_moved_through_by_keyboard(notebook: Notebook) -> None:
+    panel = notebook.output(0)
+    panel.get_by_label("Format", exact=True).select_option("prompt-completion")
+    panel.get_by_label("Prompt *").select_option("frage")
+    panel.get_by_label("Response *").select_option("antwort")
+    table = panel.get_by_role("grid")
+    expect(table).to_contain_text("Frage 0", timeout=30_000)
+
+    panel.get_by_label("Search").fill("ANTWORT 1")
+    expect(panel.get_by_text("11 of 30 rows hold")).to_be_visible()
+    expect(table.locator("mark").first).to_have_text("Antwort 1")
+    expect(table.locator("tbody tr")).to_have_count(5)
+    table.press("PageDown")
+    expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 14")
+    table.press("End")
+    expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 19")
+    table.press("ArrowUp")
+    expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 18")
+    panel.get_by_label("Search").fill("<script>")
+    expect(panel.get_by_text("1 of 30 rows hold")).to_be_visible()
+    expect(table.locator("mark").first).to_have_text("<script>")
+    panel.get_by_label("Search").fill("")
+    expect(table.locator("tbody tr")).to_have_count(5)
+
+    row = panel.get_by_label("Row", exact=True)
+    row.fill("28")
+    row.press("Enter")
+    expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 27")
+    table.locator("tbody tr").nth(0).click()
+    expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 25")
+    expect(panel.locator(".ftk-tokens").first).to_contain_text("Row 26", timeout=60_000)
+    expect(panel.get_by_role("button", name="Copy text")).to_be_visible()
     assert notebook.page.evaluate("() => window.hacked === undefined")
     assert notebook.errors == []

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ftkit.data import Conversation, Message, Template, encode
+from ftkit.data import Conversation, Message, Template, encode, load
 from ftkit.errors import DataError
 from ftkit.recipe import Recipe
 from ftkit.ui import DataPanel, Workspace
+from ftkit.ui.form import Field
 
 
 def _turns(asked: str, answer: str | None) -> dict:
@@ -55,8 +56,8 @@ def test_the_tokens_shown_are_the_tokens_trained(panel: DataPanel) -> None:
         panel.show(row)
         example = panel.dataset.train[row]
         encoded = encode(example, template, panel.workspace.recipe.objective)
-        assert [token["id"] for token in panel._view.tokens] == encoded.ids.tolist()
-        assert [token["trained"] for token in panel._view.tokens] == encoded.mask.tolist()
+        assert [token["id"] for token in panel.browser.view.tokens] == encoded.ids.tolist()
+        assert [token["trained"] for token in panel.browser.view.tokens] == encoded.mask.tolist()
     assert panel.counts.rows == 17
     assert 0 < panel.counts.trained < panel.counts.tokens
     assert "tokens" in panel._summary.value
@@ -68,25 +69,24 @@ def test_what_comes_from_the_data_is_escaped(panel: DataPanel) -> None:
     for part in ("train", "held_out"):
         for row in range(len(getattr(panel.dataset, part))):
             panel.show(row, part)
-            page += panel._table.value + panel._summary.value + panel._refused.value
-    assert "&lt;img" in page
+            page += panel._summary.value + panel._refused.value + panel.browser.narrowed.value
     assert "<img" not in page
     assert "<b>bold" not in page
 
 
 def test_paging_stays_inside_the_rows(panel: DataPanel) -> None:
-    panel._next.click()
-    panel._next.click()
-    assert panel._number.value == 3
-    panel._number.value = 17
-    assert panel._next.disabled
+    panel.browser.next.click()
+    panel.browser.next.click()
+    assert panel.browser.number.value == 3
+    panel.browser.number.value = 17
+    assert panel.browser.next.disabled
     panel.show(999)
-    assert panel._number.value == 17
-    panel._which.value = "held_out"
-    assert panel._number.value == 1
-    assert panel._number.max == 2
-    panel._next.click()
-    assert panel._next.disabled
+    assert panel.browser.number.value == 17
+    panel.browser.which.value = "held_out"
+    assert panel.browser.number.value == 1
+    assert panel.browser.number.max == 2
+    panel.browser.next.click()
+    assert panel.browser.next.disabled
 
 
 def test_a_failure_is_shown_and_the_rows_stay(panel: DataPanel, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_changed_data_settings_read_the_rows_again(panel: DataPanel) -> None:
     panel.workspace.edit({"data.max_rows": 6, "data.held_out_fraction": 0})
     panel.wait()
     assert len(panel.dataset.train) == 6
-    assert panel._which.options == (("Training rows (6)", "train"),)
+    assert panel.browser.which.options == (("Training rows (6)", "train"),)
 
 
 def test_a_changed_objective_changes_the_tokens_trained(panel: DataPanel) -> None:
@@ -136,14 +136,14 @@ def test_rows_with_nothing_to_learn_are_an_error_finding(panel: DataPanel, tmp_p
     assert [(one.level, one.title, one.rows) for one in panel.counts.findings] == [
         ("error", "No trained token", (4,))
     ]
-    assert "1 rows cannot be learned" in panel._summary.value
+    assert "1 row is left out" in panel._summary.value
 
 
 def test_rows_longer_than_the_cut_off_are_announced(panel: DataPanel) -> None:
     panel.workspace.edit({"data.max_length": 4})
     panel.wait()
     assert panel.counts.too_long == 17
-    assert "longer than 4 tokens" in panel._summary.value
+    assert "longer than the cut-off of 4 tokens" in panel._summary.value
 
 
 def test_a_model_that_is_not_here_offers_to_be_fetched(rows: Path) -> None:
@@ -206,9 +206,44 @@ def test_a_finding_goes_to_its_rows(panel: DataPanel, tmp_path: Path) -> None:
     assert titles == ["Duplicates", "E-mail addresses"]
     line = panel._findings.children[1]
     line.children[1].click()
-    assert panel._at == 8
-    assert "&lt;i&gt;ann@example.org" in panel._table.value
+    browser = panel.browser
+    assert browser.at == 8
+    assert [cell["place"] for cell in browser.table.rows] == [8]
+    assert "1 of 10 rows: E-mail addresses" in browser.narrowed.value
     assert "ftk-histogram" in panel._summary.value
+    browser.all_rows.click()
+    assert browser.table.total == 10
+    assert browser.at == 8
+    assert browser._narrowed_row.layout.display == "none"
+
+
+def test_the_rows_are_saved_as_messages(panel: DataPanel, tmp_path: Path) -> None:
+    export = panel.export
+    export.path.value = str(tmp_path / "<b>.jsonl")
+    export.save.click()
+    export.wait()
+    assert "17 rows in" in export.says.value
+    assert "<b>" not in export.says.value
+    written = load(tmp_path / "<b>.jsonl", held_out_fraction=0).train
+    assert [one.messages for one in written] == [one.messages for one in panel.dataset.train]
+    assert len(load(tmp_path / "<b>-held_out.jsonl", held_out_fraction=0).train) == 2
+    export.save.click()
+    export.wait()
+    assert "is there already" in export.says.value
+    assert not export.save.disabled
+
+
+def test_a_template_is_chosen_by_name_or_named_as_a_file(panel: DataPanel, tmp_path: Path) -> None:
+    field = Field(panel.workspace, "data.template")
+    assert "mistral" in field.control.options
+    field.control.value = "mistral"
+    panel.wait()
+    assert "[INST] " in panel.browser.view.text
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for m in messages %}{{ m.role + '=' + m.content + eos_token }}{% endfor %}")
+    field.control.value = str(own)
+    panel.wait()
+    assert panel.browser.view.text.startswith("user=")
 
 
 def test_packing_follows_the_recipe(panel: DataPanel) -> None:

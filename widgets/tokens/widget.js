@@ -19,6 +19,21 @@ function describe(token, index, count) {
   return `Token ${index + 1} of ${count} · id ${token.id} · ${JSON.stringify(token.text)} · ${kinds.join(", ")}`;
 }
 
+async function copy(text) {
+  if (navigator.clipboard?.writeText) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = element("textarea"); // no clipboard on plain http
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+let counter = 0;
+
 function legend() {
   const node = element("div", "ftk-token-legend");
   for (const [name, text] of [["ftk-trained", "trained"], ["", "read only"], ["ftk-special", "special"]]) {
@@ -33,7 +48,20 @@ function render({ model, el }) {
   el.classList.add("ftk-widget", "ftk-tokens");
   const head = element("div", "ftk-token-head");
   const summary = element("span", "ftk-token-summary");
-  head.append(summary, legend());
+  const button = element("button", "ftk-token-copy", "Copy text");
+  button.type = "button";
+  button.title = "Copy the row as the model reads it";
+  button.addEventListener("click", async () => {
+    const tokens = model.get("tokens");
+    try {
+      await copy(model.get("text") || tokens.map((token) => token.text).join(""));
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Copying is not allowed here";
+    }
+    setTimeout(() => { button.textContent = "Copy text"; }, 1500);
+  });
+  head.append(summary, legend(), button);
   const list = element("div", "ftk-token-list");
   list.tabIndex = 0;
   list.setAttribute("role", "group");
@@ -56,10 +84,14 @@ function render({ model, el }) {
 
   function draw() {
     const tokens = model.get("tokens");
-    const trained = tokens.filter((token) => token.trained).length;
+    const whole = model.get("count") > tokens.length;
+    const count = whole ? model.get("count") : tokens.length;
+    const trained = whole ? model.get("trained") : tokens.filter((token) => token.trained).length;
     const name = model.get("label");
-    summary.textContent = `${name}: ${tokens.length} tokens, ${trained} trained`;
-    list.setAttribute("aria-label", `${name}: ${tokens.length} tokens, ${trained} trained. Arrow keys move.`);
+    const says = `${name}: ${count} tokens, ${trained} trained`;
+    summary.textContent = whole ? `${says}; the first ${tokens.length} are shown` : says;
+    const keys = model.get("pages") ? "Arrow keys move, Page Up and Page Down change the row." : "Arrow keys move.";
+    list.setAttribute("aria-label", `${says}. ${keys}`);
     list.replaceChildren(
       ...tokens.map((token, index) => {
         const cell = element(token.trained ? "mark" : "span", "ftk-token", visible(token.text));
@@ -74,6 +106,13 @@ function render({ model, el }) {
   }
 
   list.addEventListener("keydown", (event) => {
+    const step = { PageDown: 1, PageUp: -1 }[event.key];
+    if (step !== undefined && model.get("pages")) {
+      event.preventDefault();
+      event.stopPropagation();
+      model.send({ id: `tokens:${++counter}`, step });
+      return;
+    }
     const count = list.children.length;
     const next = { ArrowRight: current + 1, ArrowLeft: current - 1, Home: 0, End: count - 1 }[event.key];
     if (next === undefined || count === 0) return;

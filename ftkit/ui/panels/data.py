@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from ftkit.recipe import Recipe
 from ftkit.ui import markup
+from ftkit.ui.export_rows import ExportRows
 from ftkit.ui.findings import FindingsView
 from ftkit.ui.form import Field, UnionForm, folded, grid, section_form
 from ftkit.ui.mapping import MappingView
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
-from ftkit.ui.rows import counts_line, refused_list, table
+from ftkit.ui.rows import counts_line, refused_list
+from ftkit.ui.rows_browser import RowsBrowser
 from ftkit.ui.ticker import Worker
-from ftkit.ui.tokens import TokenView
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftkit.data import Dataset, Example
+    from ftkit.data import Dataset
     from ftkit.data.preflight import Finding
     from ftkit.ui.preview import Counts
 
@@ -46,8 +49,6 @@ _SETTINGS = (
 )
 _UNMAPPED: dict[str, Any] = {"data.format": None, "data.columns": {}, "data.tags": {}}
 """What belongs to one source and must not carry over to the next."""
-PAGE = 5
-"""Rows in the table."""
 
 
 class DataPanel(Panel):
@@ -70,8 +71,6 @@ class DataPanel(Panel):
         self.error: Exception | None = None
         self.counts: Counts | None = None
         self._found: tuple[Finding, ...] = ()
-        self._part = "train"
-        self._at = 0
         self._settling = False
         self._opened = False
         self._fetch_allowed = False
@@ -82,6 +81,8 @@ class DataPanel(Panel):
         self._chat: Any = None
         self._build()
         self._show_source()
+        if self.dataset is not None:
+            self.browser.browse(self.dataset, _folder_of(self.workspace.recipe.data.source))
         self._show_rows()
         self.workspace.observe(self._recipe_changed, "recipe")
         if not self.workspace.guided:
@@ -117,9 +118,7 @@ class DataPanel(Panel):
 
     def show(self, row: int, part: str = "train") -> None:
         """Show one row: its place from 0 among the `train` or the `held_out` rows."""
-        self._part = part
-        self._at = row
-        self._show_rows()
+        self.browser.show(row, part)
 
     def wait(self, timeout: float | None = 120.0) -> DataPanel:
         """Wait until the rows are read and their tokens counted.
@@ -131,6 +130,7 @@ class DataPanel(Panel):
         """
         self._loading.wait(timeout)
         self._counting.wait(timeout)
+        self.browser.wait(timeout)
         if self.error is not None:
             raise self.error
         return self
@@ -158,37 +158,23 @@ class DataPanel(Panel):
         self._message = widgets.HTML()
         self._summary = widgets.HTML()
         self._refused = widgets.HTML()
-        self._which = widgets.Dropdown(description="Show", options=[("Training rows", "train")])
-        self._which.observe(lambda change: self._goto(0, change["new"]), "value")
-        self._number = widgets.BoundedIntText(description="Row", min=1, max=1, continuous_update=False)
-        self._number.observe(lambda change: self._goto(change["new"] - 1, self._part), "value")
-        for control in (self._which, self._number):
-            control.add_class("ftk-inline")
-        self._previous = button(
-            "Previous row", "Show the row before", lambda: self._goto(self._at - 1, self._part)
-        )
-        self._next = button("Next row", "Show the row after", lambda: self._goto(self._at + 1, self._part))
-        self._table = widgets.HTML()
-        self._view = TokenView(layout=widgets.Layout(display="none"))
         self._tokens_note = widgets.HTML()
         self._fetch = button("Fetch the model", "Fetch the model to see its tokens", self._fetch_model)
         self._fetch.layout.display = "none"
         self._tokens_row = row(self._tokens_note, self._fetch)
+        self._findings = FindingsView(self._show_finding)
+        self.browser = RowsBrowser()
         self._rows = card(
-            self._summary,
-            self._refused,
-            row(self._which, self._previous, self._number, self._next),
-            self._table,
-            self._view,
-            self._tokens_row,
+            self._summary, self._refused, self._findings, self.browser, row(self._tokens_note, self._fetch)
         )
-        self._findings = FindingsView(self._go_to_row)
-        self._rows.children = (*self._rows.children[:2], self._findings, *self._rows.children[2:])
+        self._tokens_row = self._rows.children[-1]
+        self.export = ExportRows(lambda: self.dataset)
         self._mapping = MappingView(self.workspace)
         self._mapping_fold = folded({"Format and columns": lambda: self._mapping})
         settings = {
             "Data settings": lambda: section_form(self.workspace, "data", _SETTINGS),
             "What is learned": lambda: UnionForm(self.workspace, "objective"),
+            "Save as OpenAI messages": lambda: self.export,
         }
         self.fill(
             [
@@ -298,9 +284,9 @@ class DataPanel(Panel):
         self.error = None
         self._message.value = ""
         self._quiet()
-        self._at = 0
         self.workspace.remember(dataset, recipe.data)
         self._show_mapping()
+        self.browser.browse(dataset, _folder_of(recipe.data.source))
         self._show_rows()
         self._count()
 
@@ -327,12 +313,9 @@ class DataPanel(Panel):
                 about += f"; confidence {dataset.confidence:.0%}"
             self._mapping.show(dataset.format, dataset.columns, dataset.found, about)
 
-    def _go_to_row(self, number: int) -> None:
-        """Show the training row that has this number in its source."""
-        rows = self.dataset.train if self.dataset is not None else ()
-        place = next((place for place, example in enumerate(rows) if example.row == number), None)
-        if place is not None:
-            self.show(place)
+    def _show_finding(self, numbers: Sequence[int], title: str) -> None:
+        """Move through the training rows that have these numbers in their source."""
+        self.browser.only(numbers, title)
 
     # Tokens
 
@@ -358,6 +341,7 @@ class DataPanel(Panel):
         self._tokens_row.layout.display = "none"
         self.workspace.row_tokens = self.counts.mean
         self._show_rows()
+        self.browser.as_tokens(self._chat, self.workspace.recipe.objective)
 
     def _not_counted(self, error: Exception) -> None:
         self.counts, self._chat = None, None
@@ -370,66 +354,29 @@ class DataPanel(Panel):
             self._tokens_note.value = markup.failure(error)
         self._fetch.layout.display = None if missing else "none"
         self._show_rows()
+        self.browser.as_tokens(None, self.workspace.recipe.objective)
 
     # Rows
-
-    def _goto(self, at: int, part: str) -> None:
-        if not self._settling and (at, part) != (self._at, self._part):
-            self.show(at, part)
-
-    def _examples(self) -> list[Example]:
-        dataset = self.dataset
-        return list(getattr(dataset, self._part)) if dataset is not None else []
 
     def _show_rows(self) -> None:
         dataset = self.dataset
         self._rows.layout.display = None if dataset is not None else "none"
         if dataset is None:
             return
-        parts = [(f"Training rows ({len(dataset.train)})", "train")]
-        if dataset.held_out:
-            parts.append((f"Held-out rows ({len(dataset.held_out)})", "held_out"))
-        elif self._part == "held_out":
-            self._part = "train"
-        examples = self._examples()
-        self._at = min(max(self._at, 0), max(len(examples) - 1, 0))
-        self._settling = True
-        try:
-            self._which.options = parts
-            self._which.value = self._part
-            self._number.max = max(len(examples), 1)
-            self._number.value = self._at + 1
-        finally:
-            self._settling = False
-        self._previous.disabled = self._at == 0
-        self._next.disabled = self._at >= len(examples) - 1
         self._summary.value = counts_line(dataset, self.counts)
         findings = self.counts.findings if self.counts else ()
         if findings != self._found:
             self._found = findings
             self._findings.show(findings)
         self._refused.value = refused_list(dataset.refused)
-        first = self._at - self._at % PAGE
-        self._table.value = table(examples[first : first + PAGE], first, self._at)
-        self._show_tokens(examples)
 
-    def _show_tokens(self, examples: list[Example]) -> None:
-        if self._chat is None or not examples:
-            self._view.layout.display = "none"
-            return
-        from ftkit.data import preview_tokens
 
-        try:
-            tokens = preview_tokens(examples[self._at], self._chat, self.workspace.recipe.objective)
-        except Exception as error:  # noqa: BLE001 - a template may fail in any way; the row says how
-            self._view.layout.display = "none"
-            self._tokens_row.layout.display = None
-            self._tokens_note.value = markup.failure(error)
-            return
-        with self._view.hold_trait_notifications():
-            self._view.label = f"Row {self._at + 1} as the model reads it"
-            self._view.tokens = tokens
-        self._view.layout.display = None
+def _folder_of(source: str) -> Path | None:
+    """Where the images of a local source are looked for."""
+    if _kind_of(source) != "file":
+        return None
+    path = Path(source).expanduser()
+    return path if path.is_dir() else path.parent
 
 
 def _mapping_of(recipe: Recipe) -> tuple[Any, ...]:
