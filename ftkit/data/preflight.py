@@ -33,9 +33,12 @@ FEW_TRAINED = 0.03
 
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b")
 _SECRET = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}"
-    r"|xox[baprs]-[A-Za-z0-9-]{10,})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"\b(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}"
+    r"|AKIA[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}|xox[baprs]-[A-Za-z0-9-]{10,})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+_SECRET_SHOWN = 5
+"""Characters of a secret that a finding shows: enough to know its kind."""
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_]\w{0,40}\s*\}\}")
 _JOINERS = "\u200c\u200d"
 """Zero-width, yet part of ordinary writing in many scripts and of emoji."""
@@ -93,7 +96,7 @@ def preflight(
         *_unbalanced(examples),
         *_rows_where(examples, _invisible, "warning", "Invisible characters", _INVISIBLE),
         *_rows_where(examples, _searcher(_PLACEHOLDER), "warning", "Placeholders left", _PLACEHOLDERS),
-        *_rows_where(examples, _searcher(_SECRET), "warning", "Looks like a secret", _SECRETS),
+        *_secrets(examples),
         *_rows_where(examples, _searcher(_EMAIL), "warning", "E-mail addresses", _EMAILS),
     ]
     return sorted(found, key=lambda finding: finding.level != "error")
@@ -103,7 +106,7 @@ _ALTERNATION = "Two turns of one speaker follow each other: many chat templates 
 _TINY = "A model that learns them learns to say nothing. Leave the rows out if that is not meant."
 _INVISIBLE = "Zero-width or control characters are learned like letters. Remove them unless they are meant."
 _PLACEHOLDERS = "Text such as {{name}} is learned as it stands. Fill it in first."
-_SECRETS = "A key or token seems to stand in them: a model can repeat it. Remove it, and revoke it."
+_SECRETS = "Keys or tokens seem to stand in them: a model can repeat them. Remove them, and revoke them."
 _EMAILS = "A model can repeat them. Remove them unless they may be public."
 
 
@@ -182,6 +185,18 @@ def _leaks(examples: Sequence[Example], held_out: Sequence[Example]) -> Iterator
         yield _finding("warning", "Held-out rows in the training data", message, rows)
 
 
+def _secrets(examples: Sequence[Example]) -> Iterator[Finding]:
+    rows, kinds = [], dict[str, None]()
+    for example in examples:
+        found = next((match for text in _texts(example) if (match := _SECRET.search(text))), None)
+        if found:
+            rows.append(example.row)
+            kinds[found[0][:_SECRET_SHOWN] + "…"] = None
+    if rows:
+        message = f"{_SECRETS} They begin with {', '.join(list(kinds)[:5])}"
+        yield _finding("warning", "Looks like a secret", message, rows)
+
+
 def _unbalanced(examples: Sequence[Example]) -> Iterator[Finding]:
     labels = Counter(
         example.label if isinstance(example, LabelledText) else example.good
@@ -200,7 +215,8 @@ def _unbalanced(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def _content(example: Example) -> Hashable:
-    return tuple(_texts(example))
+    """What a row says, space and letter case aside."""
+    return tuple(" ".join(text.split()).casefold() for text in _texts(example))
 
 
 def _messages(example: Example) -> tuple[Message, ...]:

@@ -51,13 +51,11 @@ class AnswerFinder:
             When the answers cannot be found exactly.
         """
         called = any(message.tool_calls for message in example.messages)
-        found = None if called else self.by_answers(example, text, exactly=True)
+        found = None if called else self.by_answers(example, text)
         if found is None:
             found = self.by_questions(example, text)
         if found is None:
             found = self.by_growth(example, text)
-        if found is None and not called:
-            found = self.by_answers(example, text, exactly=False)
         if found is None:
             raise TemplateError(
                 f"Row {example.row}: the chat template changes earlier turns when later ones follow, so its "
@@ -70,24 +68,20 @@ class AnswerFinder:
         """What the template writes after an answer, up to its end mark; `last`: at the conversation's end."""
         return self._closings()[1 if last else 0]
 
-    def by_answers(self, example: Conversation, text: str, *, exactly: bool) -> list[Span] | None:
+    def by_answers(self, example: Conversation, text: str) -> list[Span] | None:
         """By one more rendering with a mark in place of each answer, its reasoning kept.
 
-        Parameters
-        ----------
-        exactly
-            Give up (None) unless each answer stands there as it is, or without the space around it.
-            Otherwise a part of it will do, for templates that strip more.
+        None unless each answer stands there as it is, or without the space around it.
         """
         header = self._header(example.messages[0].role == "system")
-        if exactly and not (header and self.closing() and self.closing(last=True)):
+        if not (header and self.closing() and self.closing(last=True)):
             return None  # without them the bounds of a turn are not known from its answer alone
         prefix = _unused(example, text)
         places = [n for n, message in enumerate(example.messages) if message.role == "assistant"]
         marked, answers = list(example.messages), []
         for number, place in enumerate(places):
             thought, tag, answer = marked[place].content.rpartition(_THOUGHT_ENDS)
-            if exactly and header and header in thought:
+            if header in thought:
                 return None
             marked[place] = replace(marked[place], content=f"{thought}{tag}{prefix}{number}\ue001")
             answers.append(answer)
@@ -99,20 +93,14 @@ class AnswerFinder:
         at, spans = len(pieces[0]), []
         for number, (place, answer) in enumerate(zip(places, answers, strict=True)):
             before, after, last = pieces[number], pieces[number + 1], number == len(places) - 1
-            end = len(text) - len(after) if last else _find(text, at, answer, after, exactly=exactly)
-            said = text[at:end] if end >= at else None
-            message = example.messages[place]
-            if said is None or (
-                said.strip() != answer.strip() if exactly else said.strip() not in message.content
-            ):
-                return None
+            end = len(text) - len(after) if last else _find(text, at, answer, after)
             closing = self.closing(last=last)
-            if not after.startswith(closing):
-                if exactly:
-                    return None
-                closing = ""
-            own = len(before) - (before.rfind(header) + len(header)) if header and header in before else 0
-            if message.weight:
+            if end < at or text[at:end].strip() != answer.strip():
+                return None
+            if header not in before or not after.startswith(closing):
+                return None
+            own = len(before) - (before.rfind(header) + len(header))
+            if example.messages[place].weight:
                 spans.append((at - own, end + len(closing)))
             at = end + len(after)
         return spans
@@ -140,7 +128,7 @@ class AnswerFinder:
             return None
         at, standing = len(pieces[0]), {}
         for place, after in zip(order, pieces[1:], strict=True):
-            end = _find(text, at, turns[place].content, after, exactly=True)
+            end = _find(text, at, turns[place].content, after)
             if end < 0:
                 return None
             standing[place] = (end, after)
@@ -274,10 +262,8 @@ def _unused(example: Conversation, text: str) -> str:
     return f"\ue000{nonce}:"
 
 
-def _find(text: str, at: int, answer: str, after: str, *, exactly: bool) -> int:
+def _find(text: str, at: int, answer: str, after: str) -> int:
     """Where the answer that begins at `at` ends and `after` begins; -1 where that is not to be found."""
-    if not exactly:
-        return text.find(after, at)
     escaped = json.dumps(answer, ensure_ascii=False)[1:-1]  # some templates write tool results as JSON
     for said in (answer, answer.strip(), answer.lstrip(), answer.rstrip(), escaped):
         if text.startswith(said, at) and text.startswith(after, at + len(said)):

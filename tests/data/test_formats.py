@@ -164,6 +164,7 @@ def test_what_does_not_fit_is_said(rows: list, options: dict, words: str) -> Non
         ({"messages": [{"role": "wizard", "content": "q"}]}, "unknown role 'wizard'"),
         ({"messages": [TURNS[0]]}, "no answer"),
         ({"messages": [TURNS[1]]}, "starts with an answer"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": " \n"}]}, "message 1 (assistant) is empty"),
         ({"messages": "not json"}, "not a list of messages"),
         ({"messages": [{"role": "user", "content": 3}, TURNS[1]]}, "is int, not text"),
         ({"messages": [{"content": "q"}, TURNS[1]]}, "has no 'role'"),

@@ -52,6 +52,71 @@ def test_an_odd_row_is_named(row: Conversation, title: str) -> None:
     assert titles(talk("q", "a b"), row) == {title: (1,)}
 
 
+SECRETS = [
+    "sk-" + "a1" * 15,
+    "hf_" + "Ab1" * 10,
+    "ghp_" + "a1" * 18,
+    "github_pat_" + "a1" * 20,
+    "AKIA" + "A1" * 8,
+]
+SECRETS += ["xoxb-" + "12" * 8, "AIza" + "a1b2c" * 7, "-----BEGIN RSA PRIVATE KEY-----"]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_found_and_never_repeated(
+    secret: str, tmp_path: Path, tiny_model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps({"prompt": q, "completion": a}) for q, a in [("q", f"it is {secret}."), ("r", "a b")]
+        )
+    )
+    command = ["data", "inspect", str(path), "--model", str(tiny_model_folder()), "--offline"]
+    for more in ((), ("--json",)):
+        assert main([*command, *more]) == 0
+        printed = capsys.readouterr().out
+        assert "Looks like a secret" in printed
+        assert secret[:5] in printed
+        assert secret[:8] not in printed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "skip-this-long-and-winding-word",
+        "task-1234567890123456789012",
+        "hf_short",
+        "a@b",
+        "@ann",
+        "10 @ 5.50",
+    ],
+)
+def test_what_only_resembles_a_secret_or_an_address_is_left_alone(text: str) -> None:
+    assert titles(talk("q", f"it is {text}")) == {}
+
+
+def test_rows_alike_but_for_space_and_case_are_duplicates() -> None:
+    assert titles(talk("Where is it?", "In Lisbon."), talk("where  is it?\n", "in lisbon.", row=1)) == {
+        "Duplicates": (1,)
+    }
+
+
+@pytest.mark.parametrize(
+    ("roles", "odd"),
+    [
+        ("user assistant user assistant", False),
+        ("system user assistant", False),
+        ("user assistant tool tool assistant", False),
+        ("user assistant assistant", True),
+        ("system user user assistant", True),
+    ],
+)
+def test_turns_of_one_speaker_in_a_row_are_named(roles: str, odd: bool) -> None:
+    row = Conversation(tuple(Message(role, f"{role} says {n}") for n, role in enumerate(roles.split())), 4)
+    assert titles(row) == ({"Turns do not alternate": (4,)} if odd else {})
+
+
 def test_a_held_out_row_in_the_training_data_is_a_leak() -> None:
     rows = [talk("q", "a b"), talk("r", "c d", row=1)]
     assert titles(*rows, held_out=[talk("r", "c d", row=9)]) == {"Held-out rows in the training data": (1,)}
