@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from os.path import commonprefix
 from typing import Any
@@ -32,13 +32,16 @@ class AnswerFinder:
         `render(messages, add_generation_prompt=False, tools=())` gives the text.
     eos
         The text of the tokenizer's end-of-sequence token; empty where it has none.
+    special
+        The texts of its other special tokens.
     """
 
-    def __init__(self, render: Render, eos: str) -> None:
+    def __init__(self, render: Render, eos: str, special: Collection[str] = ()) -> None:
         self._render = render
         self._eos = eos
+        self._special = special
         self._headers: dict[bool, str] = {}
-        self._openings: dict[str, str | None] = {}
+        self._openings: dict[str, tuple[str, ...]] = {}
         self._tails: dict[tuple[str, str], str | None] = {}
         self._ends: tuple[str, str, str] | None = None
 
@@ -141,9 +144,10 @@ class AnswerFinder:
                 continue
             start, piece = standing[place - 1]
             follows = roles[place + 1] if place + 1 < len(turns) else ""
-            opening, mark = self._opening(roles[place - 1]), self.closing(last=not follows)
+            mark = self.closing(last=not follows)
+            opening = next((one for one in self._opening(roles[place - 1]) if piece.startswith(one)), None)
             tails = (self._tail(follows, ()), self._tail(follows, example.tools))
-            if opening is None or not piece.startswith(opening):
+            if opening is None:
                 return None
             said = piece[len(opening) :]
             tail = next((tail for tail in tails if tail is not None and said.endswith(mark + tail)), None)
@@ -196,24 +200,37 @@ class AnswerFinder:
             after = self._between(talk, "\ue000")
             if self._eos and self._eos in between:
                 first = between[: between.find(self._eos) + len(self._eos)]
-            else:  # what stands there whatever follows, up to the end of a line or bracket
-                shared = commonprefix([between, after])  # noqa: RUF071
-                whole = len(shared) in (len(between), len(after))
-                first = shared if whole else "".join(re.findall(r".*[>\]\s]", shared, re.DOTALL)[:1])
-                first = first.rstrip() or first
+            else:  # what stands there whatever follows; or, where the end differs, a special token
+                shared = _shared(between, after)
+                bare = between.lstrip()
+                found = (one for one in self._special if bare.startswith(one))
+                special = max(found, key=len, default="")
+                if not shared and after.strip() and special:
+                    shared = between[: len(between) - len(bare) + len(special)]
+                first = shared.rstrip() or shared
             has_eos = self._eos and self._eos in after
             last = after[: after.find(self._eos) + len(self._eos)] if has_eos else after.rstrip() or after
             self._ends = (first, last, after)
         return self._ends
 
-    def _opening(self, role: str) -> str | None:
-        """What stands between the text of a turn of `role` and the answer to it; None: not known."""
+    def _opening(self, role: str) -> tuple[str, ...]:
+        """What may stand between the text of a turn of `role` and the answer to it, the longest first.
+
+        That is what asks for a reply, or the start of it: some templates ask for reasoning (`<think>`) that
+        they then leave out of the answers that are there.
+        """
         if role not in self._openings:
+            talk, reply = _leading_to(role, "\ue000"), Message("assistant", "\ue001")
+            found = set()
             try:
-                text = self._render(_leading_to(role, "\ue000"), add_generation_prompt=True)
-                self._openings[role] = text.rpartition("\ue000")[2] if "\ue000" in text else None
+                asking = self._render(talk, add_generation_prompt=True).rpartition("\ue000")[2]
+                found.add(asking)
+                for more in ((), (Message("user", "?"),)):
+                    there = self._between((*talk, reply, *more), "\ue000", "\ue001")
+                    found.add(_shared(asking, there))
             except TemplateError:
-                self._openings[role] = None
+                pass
+            self._openings[role] = tuple(sorted(found - {""}, key=len, reverse=True))
         return self._openings[role]
 
     def _tail(self, role: str, tools: Sequence[Any]) -> str | None:
@@ -226,15 +243,20 @@ class AnswerFinder:
             return self._tails[key]
         if tools:  # of the last example's only: each may have its own
             self._tails = {known: tail for known, tail in self._tails.items() if known[1] in ("", key[1])}
-        talk = (Message("user", "?"), Message("assistant", "!"))
-        turns = {"": talk, "user": (*talk, Message("user", "\ue000")), "tool": _leading_to("tool", "\ue000")}
-        end = self.closing(last=not role)
+        end, tail = self.closing(last=not role), None
+        said = (Message("user", "?"), Message("assistant", "\ue001"))
+        turns = {"": said, "user": (*said, Message("user", "\ue000")), "tool": _leading_to("tool", "\ue000")}
         try:
-            text = self._render(turns[role], tools=tools) if role in turns and end else ""
+            text = self._render(turns[role], tools=tools) if role in turns else ""
         except TemplateError:
             text = ""
         shown = text.rpartition("\ue000")[0] if role else text
-        tail = shown.rpartition(end)[2] if end and end in shown else None
+        if role == "tool":  # a call that says nothing has no place for a mark
+            tail = shown.rpartition(end)[2] if end and end in shown else None
+        elif (after := shown.rpartition("\ue001")[2]) and after.startswith(end):
+            tail = after[len(end) :]
+        elif not role and "\ue001" in shown and not end:
+            tail = ""
         self._tails[key] = tail
         return tail
 
@@ -242,6 +264,14 @@ class AnswerFinder:
         text = self._render(messages)
         after = text.partition(start)[2]
         return after.partition(end)[0] if end else after
+
+
+def _shared(one: str, other: str) -> str:
+    """How both begin, up to the end of a line, a word or a bracket."""
+    shared = commonprefix([one, other])  # noqa: RUF071  text, not paths
+    if len(shared) in (len(one), len(other)):
+        return shared
+    return "".join(re.findall(r".*[>\]\s]", shared, re.DOTALL)[:1])
 
 
 def _leading_to(role: str, mark: str) -> tuple[Message, ...]:

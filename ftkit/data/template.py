@@ -16,6 +16,7 @@ from ftkit.data.spans import AnswerFinder
 from ftkit.errors import TemplateError
 from ftkit.recipe.schema import TEMPLATES as NAMED
 
+_PROBE = {"type": "function", "id": "abcdefghi", "function": {"name": "ftkit_probe", "arguments": {}}}
 _FOLDER = Path(__file__).with_name("templates")
 
 
@@ -54,7 +55,11 @@ class Template:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self._source = _read_template(template) if template else None
-        self._finder = AnswerFinder(self.render, tokenizer.eos_token or "")
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {number: token.content for number, token in added.items() if token.special}
+        self._calls_shown: bool | None = None
+        self._in_parts: bool | None = None
+        self._finder = AnswerFinder(self.render, tokenizer.eos_token or "", self._special.values())
         self._bare: bool | None = None
 
     @property
@@ -84,21 +89,11 @@ class Template:
 
         A template that knows no tool calls gets them as the JSON text of the turn: they must not vanish.
         """
+        self._wants_parts()
         turns = [message.as_dict() for message in self._known(messages)]
         if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": self.system_prompt})
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                tools=list(tools) or None,
-                chat_template=self.source,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except TemplateError:
-            raise
-        except Exception as error:
-            raise TemplateError(f"The chat template cannot render this conversation: {error}") from error
+        return self._apply(turns, tools=list(tools) or None, add_generation_prompt=add_generation_prompt)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the conversation and the header of the reply to come."""
@@ -107,18 +102,13 @@ class Template:
 
     def end_ids(self) -> frozenset[int]:
         """Ids of the tokens that end a reply: the EOS, and special tokens that the template writes there."""
-        special = {
-            token
-            for token, added in getattr(self.tokenizer, "added_tokens_decoder", {}).items()
-            if added.special
-        }
         try:
             text = self._finder.closing()
         except TemplateError:  # plain text needs no template
             text = ""
         closing = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         eos = self.tokenizer.eos_token_id
-        return frozenset(token for token in closing if token in special) | (
+        return frozenset(token for token in closing if token in self._special) | (
             {eos} if eos is not None else set()
         )
 
@@ -227,8 +217,53 @@ class Template:
 
     def _known(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages with tool calls written out as text where the template knows none."""
-        knows_calls = "tool_calls" in self.source
-        return tuple(messages) if knows_calls else tuple(map(_written_out, messages))
+        if not any(message.tool_calls for message in messages) or self._knows_calls():
+            return tuple(messages)
+        return tuple(map(_written_out, messages))
+
+    def _knows_calls(self) -> bool:
+        """Whether a tool call stands in what the template writes; some drop one that says nothing else."""
+        if self._calls_shown is None:
+            turns = [Message("user", "?").as_dict(), Message("assistant", "", (_PROBE,)).as_dict()]
+            try:
+                text = self._apply(turns) if "tool_calls" in self.source else ""
+                self._calls_shown = "ftkit_probe" in text
+            except TemplateError:  # it wants more than that; the rows themselves will tell
+                self._calls_shown = True
+        return self._calls_shown
+
+    def _wants_parts(self) -> bool:
+        """Whether a message's text must be a list of parts: some templates that know images drop other text.
+
+        Raises
+        ------
+        TemplateError
+            When the template writes the text of a message in neither form.
+        """
+        if self._in_parts is None:
+            error = TemplateError("The chat template leaves out what the messages say.", "Use another one.")
+            for in_parts in (False, True):
+                self._in_parts = in_parts
+                try:
+                    if "ftkit_probe" in self._apply([Message("user", "ftkit_probe").as_dict()]):
+                        return in_parts
+                except TemplateError as found:
+                    error = found
+            self._in_parts = None
+            raise error
+        return self._in_parts
+
+    def _apply(self, turns: list[dict[str, Any]], **settings: Any) -> str:
+        if self._in_parts:
+            turns = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, chat_template=self.source, tokenize=False, **settings
+            )
+        except TemplateError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"The chat template cannot render this conversation: {error}") from error
 
 
 def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[int, int]:
