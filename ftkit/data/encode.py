@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,14 +102,20 @@ def encode_all(
         kept = _through(cache, examples, template, limits, progress, processes)
         if kept is not None:
             return kept
-    all_of_it = Chunk()
-    for chunk in encode_chunks(examples, template, limits, progress, processes):
-        all_of_it.rows += chunk.rows
-        all_of_it.refused += chunk.refused
-        all_of_it.shortened += chunk.shortened
-    if not all_of_it.rows:
-        raise _nothing_left(all_of_it.refused)
-    return EncodedSet(all_of_it.rows, tuple(all_of_it.refused), tuple(all_of_it.shortened))
+    found = _collected(encode_chunks(examples, template, limits, progress, processes))
+    if not found.rows:
+        raise _nothing_left(found.refused)
+    return found
+
+
+def _collected(chunks: Iterable[Chunk]) -> EncodedSet:
+    """In flat arrays: an object for each row would cost more memory than its tokens."""
+    parts, refused, shortened = [], [], []
+    for chunk in chunks:
+        parts.append(EncodedRows.joined([chunk.rows]))
+        refused += chunk.refused
+        shortened += chunk.shortened
+    return EncodedSet(EncodedRows.joined(parts), tuple(refused), tuple(shortened))
 
 
 def _through(
@@ -173,11 +179,8 @@ def encode_each(
     from ftkit.data.chunks import encode_chunks
 
     limits = Limits(objective, sys.maxsize, "drop")
-    found = Chunk()
-    for chunk in encode_chunks(examples, template, limits, progress, processes=1, text="Counting tokens"):
-        found.rows += chunk.rows
-        found.refused += chunk.refused
-    return EncodedSet(found.rows, tuple(found.refused))
+    chunks = encode_chunks(examples, template, limits, progress, processes=1, text="Counting tokens")
+    return _collected(chunks)
 
 
 def usable(examples: Sequence[Example], refused: list[Refusal]) -> list[Conversation | PlainText]:

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
@@ -21,6 +21,25 @@ Render = Callable[..., str]
 Span = tuple[int, int]
 _THOUGHT_ENDS = "</think>"
 _CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {}}}
+
+
+_PATTERNS = 1000
+"""Sequences of roles that are remembered."""
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """What a template writes around the turns: a piece before each and after the last.
+
+    `margins` say, of each answer, how much of the piece before it and of the piece after it belongs to it.
+    """
+
+    pieces: list[str]
+    margins: list[tuple[int, int] | None]
+
+    def filled(self, said: Sequence[str]) -> str:
+        """The rendering, were it no more than the pieces and what is said."""
+        return "".join([part for pair in zip(self.pieces, [*said, ""], strict=True) for part in pair])
 
 
 class AnswerFinder:
@@ -44,6 +63,7 @@ class AnswerFinder:
         self._openings: dict[str, tuple[str, ...]] = {}
         self._tails: dict[tuple[str, str], str | None] = {}
         self._ends: tuple[str, str, str] | None = None
+        self._patterns: dict[tuple[str, ...], _Pattern | None] = {}
 
     def spans(self, example: Conversation, text: str) -> list[Span]:
         """Where in `text` each trained assistant turn stands: from after its header up to its end mark.
@@ -54,7 +74,9 @@ class AnswerFinder:
             When the answers cannot be found exactly.
         """
         called = any(message.tool_calls for message in example.messages)
-        found = None if called else self.by_answers(example, text)
+        found = self.by_pattern(example, text)
+        if found is None and not called:
+            found = self.by_answers(example, text)
         if found is None:
             found = self.by_questions(example, text)
         if found is None:
@@ -70,6 +92,40 @@ class AnswerFinder:
     def closing(self, *, last: bool = False) -> str:
         """What the template writes after an answer, up to its end mark; `last`: at the conversation's end."""
         return self._closings()[1 if last else 0]
+
+    def by_pattern(self, example: Conversation, text: str) -> list[Span] | None:
+        """Without a rendering: by what the template wrote around other turns of the same roles.
+
+        None where that, with what is said here put in its places, is not exactly `text`.
+        """
+        turns = example.messages
+        if example.tools or any(
+            turn.tool_calls or turn.tool_call_id or turn.name or _THOUGHT_ENDS in turn.content
+            for turn in turns
+        ):
+            return None
+        roles = tuple([turn.role for turn in turns])
+        if roles not in self._patterns:
+            if len(self._patterns) >= _PATTERNS:
+                self._patterns.clear()
+            self._patterns[roles] = self._pattern(roles)
+        pattern = self._patterns[roles]
+        if pattern is None:
+            return None
+        said = [turn.content for turn in turns]
+        if pattern.filled(said) != text:
+            said = [content.strip() for content in said]
+            if pattern.filled(said) != text:
+                return None
+        at, spans = len(pattern.pieces[0]), []
+        for turn, content, margins, piece in zip(
+            turns, said, pattern.margins, pattern.pieces[1:], strict=True
+        ):
+            end = at + len(content)
+            if margins is not None and turn.weight:
+                spans.append((at - margins[0], end + margins[1]))
+            at = end + len(piece)
+        return spans
 
     def by_answers(self, example: Conversation, text: str) -> list[Span] | None:
         """By one more rendering with a mark in place of each answer, its reasoning kept.
@@ -174,6 +230,26 @@ class AnswerFinder:
         return spans
 
     # What the template writes by itself, each rendered once
+
+    def _pattern(self, roles: tuple[str, ...]) -> _Pattern | None:
+        """Learned from a conversation of these roles in which every turn says a word of its own."""
+        talk = Conversation(tuple(Message(role, f"\ue002{n}\ue003") for n, role in enumerate(roles)))
+        try:
+            text = self._render(talk.messages)
+            spans = self.by_answers(talk, text)
+        except TemplateError:
+            return None
+        split = re.split("\ue002([0-9]+)\ue003", text)
+        if spans is None or [int(number) for number in split[1::2]] != list(range(len(roles))):
+            return None
+        found, at, margins = iter(spans), 0, []
+        for role, piece, number in zip(roles, split[::2], split[1::2], strict=False):
+            at += len(piece)
+            end = at + len(number) + 2
+            span = next(found) if role == "assistant" else None
+            margins.append((at - span[0], span[1] - end) if span else None)
+            at = end
+        return _Pattern(split[::2], margins)
 
     def _pieces(
         self, marked: Sequence[Message], example: Conversation, prefix: str

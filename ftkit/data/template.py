@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,9 @@ class Template:
         A template that knows no tool calls gets them as the JSON text of the turn: they must not vanish.
         """
         self._wants_parts()
-        turns = [message.as_dict() for message in self._known(messages)]
-        if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
-            turns.insert(0, {"role": "system", "content": self.system_prompt})
-        return self._apply(turns, tools=list(tools) or None, add_generation_prompt=add_generation_prompt)
+        return self._apply(
+            self._turns(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt
+        )
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the conversation and the header of the reply to come."""
@@ -138,11 +138,14 @@ class Template:
     def prepare(self, examples: Sequence[Conversation | PlainText]) -> list[Prepared]:
         """Each example rendered, and where its answers stand, or the error."""
         prepared = []
+        rendered = self._rendered_together([one for one in examples if isinstance(one, Conversation)])
         for example in examples:
             one = Prepared(example.row, isinstance(example, Conversation))
             try:
-                one.text = example.text if isinstance(example, PlainText) else self._rendered(example)
-                if isinstance(example, Conversation):
+                if isinstance(example, PlainText):
+                    one.text = example.text
+                else:
+                    one.text = next(rendered) or self.render(example.messages, tools=example.tools)
                     one.spans = self._assistant_spans(example, one.text)
             except TemplateError as error:
                 one.error = error
@@ -192,8 +195,28 @@ class Template:
             return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
         return self.tokenizer(texts, add_special_tokens=add_special_tokens).encodings
 
-    def _rendered(self, example: Conversation) -> str:
-        return self.render(example.messages, tools=example.tools)
+    def _rendered_together(self, examples: Sequence[Conversation]) -> Iterator[str]:
+        """Each conversation as text, in one call; empty where it has to be rendered by itself."""
+        alike = [place for place, example in enumerate(examples) if not example.tools and example.messages]
+        texts = [""] * len(examples)
+        if len(alike) > 1:
+            with contextlib.suppress(Exception):  # one of them cannot be rendered: which, is found out singly
+                self._wants_parts()
+                done = self.tokenizer.apply_chat_template(
+                    [self._shaped(self._turns(examples[place].messages)) for place in alike],
+                    chat_template=self.source,
+                    tokenize=False,
+                )
+                for place, text in zip(alike, done, strict=True):
+                    texts[place] = text
+        return iter(texts)
+
+    def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as the template gets them."""
+        turns = [message.as_dict() for message in self._known(messages)]
+        if self.system_prompt is not None and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        return turns
 
     def _masked(
         self, ids: list[int], encoding: Any, spans: list[tuple[int, int]], train_on: str, row: int
@@ -213,7 +236,10 @@ class Template:
 
     def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
         """Where in `text` each trained assistant turn stands, its closing marks included."""
-        return self._finder.spans(replace(example, messages=self._known(example.messages)), text)
+        known = self._known(example.messages)
+        return self._finder.spans(
+            example if known is example.messages else replace(example, messages=known), text
+        )
 
     def _known(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages with tool calls written out as text where the template knows none."""
@@ -253,12 +279,15 @@ class Template:
             raise error
         return self._in_parts
 
+    def _shaped(self, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self._in_parts:
+            return turns
+        return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+
     def _apply(self, turns: list[dict[str, Any]], **settings: Any) -> str:
-        if self._in_parts:
-            turns = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
         try:
             return self.tokenizer.apply_chat_template(
-                turns, chat_template=self.source, tokenize=False, **settings
+                self._shaped(turns), chat_template=self.source, tokenize=False, **settings
             )
         except TemplateError:
             raise

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -40,6 +40,18 @@ class EncodedRows(Sequence[Encoded]):
 
     def __init__(self, ids: np.ndarray, mask: np.ndarray, ends: np.ndarray, numbers: np.ndarray) -> None:
         self.ids, self.mask, self.ends, self.numbers = ids, mask, ends, numbers
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sequence[Encoded]]) -> EncodedRows:
+        """The rows of all parts, in order, each part flat or not."""
+        flat = [part if isinstance(part, EncodedRows) else _flat(part) for part in parts if len(part)]
+        counts = np.cumsum([0, *(len(part.ids) for part in flat)])
+        return cls(
+            np.concatenate([part.ids for part in flat] or [np.empty(0, np.int32)]),
+            np.concatenate([part.mask for part in flat] or [np.empty(0, bool)]),
+            np.concatenate([part.ends + at for part, at in zip(flat, counts, strict=False)] or [_NONE]),
+            np.concatenate([part.numbers for part in flat] or [_NONE]),
+        )
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -72,6 +84,18 @@ class EncodedRows(Sequence[Encoded]):
         return np.diff(self.ends, prepend=0)
 
 
+_NONE = np.empty(0, np.int64)
+
+
+def _flat(rows: Sequence[Encoded]) -> EncodedRows:
+    return EncodedRows(
+        np.concatenate([row.ids for row in rows]),
+        np.concatenate([row.mask for row in rows]),
+        np.cumsum([len(row.ids) for row in rows], dtype=np.int64),
+        np.array([row.row for row in rows], np.int64),
+    )
+
+
 def lengths(rows: Sequence[Encoded]) -> np.ndarray:
     """(rows,) tokens of each row, without touching the tokens where the rows know."""
     if isinstance(rows, EncodedRows):
@@ -101,17 +125,16 @@ class Writer:
         self.sums = dict.fromkeys(_ARRAYS, 0)
         self.tokens = self.rows = 0
 
-    def add(self, rows: Iterable[Encoded]) -> None:
+    def add(self, rows: Sequence[Encoded]) -> None:
         """Append rows."""
-        rows = list(rows)
         if not rows:
             return
-        ends = self.tokens + np.cumsum([len(row.ids) for row in rows])
-        self._write("ids", np.concatenate([row.ids for row in rows]))
-        self._write("mask", np.concatenate([row.mask for row in rows]))
-        self._write("ends", ends)
-        self._write("numbers", np.array([row.row for row in rows]))
-        self.tokens, self.rows = int(ends[-1]), self.rows + len(rows)
+        part = EncodedRows.joined([rows])
+        self._write("ids", part.ids)
+        self._write("mask", part.mask)
+        self._write("ends", part.ends + self.tokens)
+        self._write("numbers", part.numbers)
+        self.tokens, self.rows = self.tokens + len(part.ids), self.rows + len(part)
 
     def finish(self, about: dict[str, Any]) -> None:
         """Make the folder the entry; an entry that another process has made meanwhile is left as it is."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftkit.data import Conversation, Message, Template, as_conversation, load
+from ftkit.errors import TemplateError
 
 from .families import FAMILIES
 
@@ -201,3 +205,66 @@ def test_nothing_is_trained_of_a_row_whose_answers_have_no_weight(starter_tokeni
     turns = (Message("user", "q"), Message("assistant", "a", weight=0))
     assert not Template(starter_tokenizer, template="plain").encode(Conversation(turns)).mask.any()
     assert not Template(starter_tokenizer, template="chatml").encode(Conversation(turns)).mask.any()
+
+
+_templates: dict[str, Template] = {}
+_said = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Co")), max_size=20)
+_rest = st.lists(st.tuples(_said | st.just("<|im_end|>\n"), _said | st.just("<think>a</think>b")), max_size=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    system=st.none() | _said,
+    talk=st.tuples(st.tuples(_said, _said), _rest),
+    weight=st.integers(0, 1),
+)
+def test_patterns_find_what_a_rendering_of_its_own_finds(
+    starter_tokenizer: Any, family: str, system: str | None, talk: Any, weight: int
+) -> None:
+    turns = [Message("system", system)] if system is not None else []
+    for asked, said in (talk[0], *talk[1]):
+        turns += [Message("user", asked), Message("assistant", said)]
+    turns[-1] = replace(turns[-1], weight=weight)
+    if family not in _templates:
+        _templates[family] = Template(FAMILIES[family].tokenizer(starter_tokenizer))
+    template, example = _templates[family], Conversation(tuple(turns))
+    try:
+        text = template.render(example.messages)
+    except TemplateError:
+        return
+    finder = template._finder
+    pattern, rendered = finder.by_pattern(example, text), finder.by_answers(example, text)
+    assert pattern is None or rendered is None or pattern == rendered
+    if pattern is not None:
+        assert pattern == (rendered if rendered is not None else finder.by_growth(example, text))
+
+
+def test_alike_conversations_are_rendered_once_and_together(
+    starter_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = Template(FAMILIES["qwen-2.5"].tokenizer(starter_tokenizer))
+    talks = [Conversation((Message("user", f"q{n}"), Message("assistant", f"a{n}")), n) for n in range(64)]
+    expected = [template.encode(talk) for talk in talks]
+    calls = []
+    real = template.tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        template.tokenizer,
+        "apply_chat_template",
+        lambda *some, **more: calls.append(1) or real(*some, **more),
+    )
+    for got, want in zip(template.encode_many(talks), expected, strict=True):
+        assert got.ids.tolist() == want.ids.tolist()
+        assert got.mask.tolist() == want.mask.tolist()
+    assert len(calls) == 1
+
+
+def test_one_that_cannot_be_rendered_does_not_spoil_the_others(starter_tokenizer: Any) -> None:
+    source = "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no') }}{% endif %}"
+    source += "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    source += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    tokenizer = copy.deepcopy(starter_tokenizer)
+    tokenizer.chat_template = source
+    talks = [Conversation((Message("user", said), Message("assistant", "yes"))) for said in ("a", "bad", "b")]
+    found = Template(tokenizer).encode_many(talks)
+    assert [isinstance(one, TemplateError) for one in found] == [False, True, False]
