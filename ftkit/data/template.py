@@ -7,18 +7,21 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from ftkit.data.alignment import ByteAlignment
 from ftkit.data.encoded import Encoded
 from ftkit.data.example import Conversation, Message, PlainText
-from ftkit.data.spans import AnswerFinder
+from ftkit.data.spans import AnswerFinder, Span
 from ftkit.errors import TemplateError
 from ftkit.recipe.schema import TEMPLATES as NAMED
 
 _PROBE = {"type": "function", "id": "abcdefghi", "function": {"name": "ftkit_probe", "arguments": {}}}
 _FOLDER = Path(__file__).with_name("templates")
+_MANY = 32
+"""Texts at once for which it is worth knowing every token's bytes."""
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Template:
         self._in_parts: bool | None = None
         self._finder = AnswerFinder(self.render, tokenizer.eos_token or "", self._special.values())
         self._bare: bool | None = None
+        self._alignment: ByteAlignment | Literal[False] | None = False
 
     @property
     def source(self) -> str:
@@ -176,24 +180,31 @@ class Template:
             if one.error is not None:
                 found.append(one.error)
             elif one.conversation:
-                found.append(self._masked(encoding.ids, encoding, one.spans, train_on, one.row))
+                found.append(self._masked(one, encoding, train_on))
             else:
                 ids = np.array([*encoding.ids, self.tokenizer.eos_token_id], np.int32)
                 found.append(Encoded(ids, np.ones(len(ids), bool), one.row))
         return found
 
     def _encodings(self, texts: list[str], add_special_tokens: bool) -> Sequence[Any]:
-        """By the native tokenizer itself, where that agrees: what is around it takes as long again."""
+        """By the native tokenizer itself, where that agrees: what is around it takes as long again.
+
+        Without offsets where there are many and they are not needed.
+        """
         backend = self.tokenizer.backend_tokenizer
         if self._bare is None:
             wrapped = self.tokenizer(texts[:4], add_special_tokens=add_special_tokens)
             bare = backend.encode_batch(texts[:4], add_special_tokens=add_special_tokens)
             self._bare = wrapped["input_ids"] == [one.ids for one in bare]
-        if self._bare:
-            backend.no_padding()
-            backend.no_truncation()
-            return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
-        return self.tokenizer(texts, add_special_tokens=add_special_tokens).encodings
+        if not self._bare:
+            return self.tokenizer(texts, add_special_tokens=add_special_tokens).encodings
+        backend.no_padding()
+        backend.no_truncation()
+        if self._alignment is False and len(texts) >= _MANY:
+            self._alignment = ByteAlignment.of(backend)
+        without_offsets = bool(self._alignment) and len(texts) >= _MANY
+        encode = backend.encode_batch_fast if without_offsets else backend.encode_batch
+        return encode(texts, add_special_tokens=add_special_tokens)
 
     def _rendered_together(self, examples: Sequence[Conversation]) -> Iterator[str]:
         """Each conversation as text, in one call; empty where it has to be rendered by itself."""
@@ -218,21 +229,30 @@ class Template:
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         return turns
 
-    def _masked(
-        self, ids: list[int], encoding: Any, spans: list[tuple[int, int]], train_on: str, row: int
-    ) -> Encoded:
+    def _masked(self, one: Prepared, encoding: Any, train_on: str) -> Encoded:
         """Tokens with those trained that start inside a span; an EOS follows the last where it has none."""
-        eos = self.tokenizer.eos_token_id
+        eos, ids = self.tokenizer.eos_token_id, encoding.ids
         tokens = np.array(ids, np.int32)
         mask = np.zeros(len(ids), bool)
-        for start, end in spans[-1:] if train_on == "last" else spans:
-            first, after = _tokens_between(encoding, start, end, len(ids))
+        spans = one.spans[-1:] if train_on == "last" else one.spans
+        for first, after in self._borders(one.text, ids, tokens, spans, encoding):
             mask[first:after] = True
         if mask.any() and ids[-1] != eos and eos not in ids[np.flatnonzero(mask)[-1] :]:
             tokens, mask = np.append(tokens, np.int32(eos)), np.append(mask, True)
         if train_on == "all":
             mask = np.ones(len(tokens), bool)
-        return Encoded(tokens, mask, row)
+        return Encoded(tokens, mask, one.row)
+
+    def _borders(
+        self, text: str, ids: list[int], tokens: np.ndarray, spans: Sequence[Span], encoding: Any
+    ) -> list[Span]:
+        """The tokens of each span, by their bytes, or by their offsets."""
+        if self._alignment:
+            found = self._alignment.between(text, ids, tokens, spans)
+            if found is not None:
+                return found
+            encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        return [_tokens_between(encoding, start, end, len(ids)) for start, end in spans]
 
     def _assistant_spans(self, example: Conversation, text: str) -> list[tuple[int, int]]:
         """Where in `text` each trained assistant turn stands, its closing marks included."""
