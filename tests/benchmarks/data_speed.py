@@ -2,21 +2,32 @@
 
     python -m tests.benchmarks.data_speed [--rows 20000] [--rounds 3] [--source FILE]
 
-Both get the same conversations and the starter model's tokenizer, in turn, round after round. The peer needs
-a template with generation marks, so it gets one that renders the same text; it runs in as many processes as
-there are cores, without its cache. Their ids and masks are compared over all rows.
+Both get the same conversations, the starter model's tokenizer and the same cores (datasets.map in one process
+a core), each in a process of its own, in turn, round after round. Three times are taken: `prepare`, from the
+rows to tokens at rest; `cached`, the same once more, found again; and `read`, going once through all rows as
+numpy arrays, as a trainer does. Peak memory is taken in a run of its own, because looking slows the one that
+is looked at: of the process and its children together, over what it held when it had the rows. The peer needs a template with generation marks, so it gets one that renders the
+same text. Checksums over all ids and masks are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 MARKED = (
     "{% for message in messages %}"
@@ -27,6 +38,9 @@ MARKED = (
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}"
     "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
 )
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "kto_en_demo.json"
+CONTENDERS = ("ftkit", "datasets.map")
+STAGES = ("prepare", "cached", "read")
 
 
 def conversations(source: str, count: int) -> list[list[dict[str, Any]]]:
@@ -46,36 +60,132 @@ def conversations(source: str, count: int) -> list[list[dict[str, Any]]]:
     return out
 
 
-def ours(talks: list[list[dict[str, Any]]], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """ftkit: from rows to (ids, mask)."""
-    from ftkit.data import Template, encode_all, load
-    from ftkit.recipe import SFT
+class Ours:
+    """ftkit: from rows to (ids, mask), kept on disk."""
 
-    rows = load([{"messages": turns} for turns in talks], held_out_fraction=0).train
-    found = encode_all(rows, Template(tokenizer), objective=SFT(), max_length=10**9, too_long="error")
-    return [(row.ids, row.mask) for row in found.rows]
+    def __init__(self, tokenizer: Any, folder: Path) -> None:
+        self.tokenizer, self.folder = tokenizer, folder
+
+    def prepare(self, talks: list[list[dict[str, Any]]]) -> Any:
+        from ftkit.data import Template, encode_all, load
+        from ftkit.recipe import SFT
+
+        rows = load([{"messages": turns} for turns in talks], held_out_fraction=0).train
+        limits: dict[str, Any] = {"objective": SFT(), "max_length": 10**9, "too_long": "error"}
+        return encode_all(rows, Template(self.tokenizer), cache=self.folder, **limits).rows
+
+    def read(self, done: Any) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        return ((row.ids, row.mask) for row in done)
 
 
-def theirs(talks: list[list[dict[str, Any]]], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """datasets.map over apply_chat_template with assistant masks."""
-    import datasets
+class Theirs:
+    """datasets.map over apply_chat_template with assistant masks; its cache as it comes."""
 
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
+    def __init__(self, tokenizer: Any, folder: Path) -> None:
+        import datasets
 
-    def encode(batch: dict[str, Any]) -> dict[str, Any]:
-        done = tokenizer.apply_chat_template(
-            batch["messages"],
-            chat_template=MARKED,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        return {"ids": done["input_ids"], "mask": done["assistant_masks"]}
+        datasets.disable_progress_bars()
+        datasets.config.HF_DATASETS_CACHE = str(folder)
+        self.tokenizer, self.folder = tokenizer, folder
 
-    rows = datasets.Dataset.from_list([{"messages": turns} for turns in talks])
-    done = rows.map(encode, batched=True, num_proc=os.cpu_count(), remove_columns=["messages"])
-    done.set_format("numpy")
-    return [(row["ids"], row["mask"]) for row in done]
+    def prepare(self, talks: list[list[dict[str, Any]]]) -> Any:
+        import datasets
+
+        tokenizer = self.tokenizer
+
+        def encode(batch: dict[str, Any]) -> dict[str, Any]:
+            done = tokenizer.apply_chat_template(
+                batch["messages"],
+                chat_template=MARKED,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            return {"ids": done["input_ids"], "mask": done["assistant_masks"]}
+
+        file = self.folder / "rows.parquet"
+        if not file.exists():
+            datasets.Dataset.from_list([{"messages": turns} for turns in talks]).to_parquet(file)
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(self.folder))
+        return rows.map(encode, batched=True, num_proc=os.cpu_count(), remove_columns=["messages"])
+
+    def read(self, done: Any) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        return ((row["ids"], row["mask"]) for row in done.with_format("numpy"))
+
+
+class Peak:
+    """The most memory that this process and its children held, in GB, over what it held at the start."""
+
+    def __enter__(self) -> Peak:
+        self.process, self.most, self.over = psutil.Process(), 0, threading.Event()
+        self.start = self._now()
+        self.watch = threading.Thread(target=self._watch, daemon=True)
+        self.watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.watch.join()
+        self.gb = max(0, self.most - self.start) / 1e9
+
+    def _now(self) -> int:
+        total = 0
+        for one in [self.process, *self.process.children(recursive=True)]:
+            try:
+                total += getattr(one.memory_full_info(), "uss", 0)
+            except psutil.Error:
+                continue
+        return total
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.1):
+            self.most = max(self.most, self._now())
+
+
+def measure(name: str, source: str, count: int, *, memory: bool) -> dict[str, Any]:
+    """One contender in this process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import ftkit
+    from ftkit.models import load_tokenizer
+
+    tokenizer = load_tokenizer(ftkit.Recipe().model)
+    talks = conversations(source, count)
+    with tempfile.TemporaryDirectory() as work:
+        contender = (Ours if name == "ftkit" else Theirs)(tokenizer, Path(work))
+        contender.prepare(talks[:1500])  # libraries loaded, templates compiled
+        for file in Path(work).glob("*.parquet"):
+            file.unlink()
+        if memory:
+            with Peak() as peak:
+                contender.prepare(talks)
+            return {"gb": peak.gb}
+        seconds = {}
+        for stage in ("prepare", "cached"):
+            begun = time.perf_counter()
+            done = contender.prepare(talks)
+            seconds[stage] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        tokens = sum(len(ids) for ids, _ in contender.read(done))
+        seconds["read"] = time.perf_counter() - begun
+        ids_sum = mask_sum = 0
+        for ids, mask in contender.read(done):
+            ids_sum = zlib.crc32(np.asarray(ids, "<i4").tobytes(), ids_sum)
+            mask_sum = zlib.crc32(np.asarray(mask, "|b1").tobytes(), mask_sum)
+        return {"seconds": seconds, "tokens": tokens, "sums": [ids_sum, mask_sum]}
+
+
+def in_a_process(name: str, source: str, count: int, *more: str) -> dict[str, Any]:
+    """One contender in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.data_speed", "--child", name]
+    command += ["--source", source, "--rows", str(count), *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def spread(values: list[float]) -> str:
+    """Median, with the smallest and the largest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def main() -> None:
@@ -83,40 +193,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--source", default="starter:persona", help="whose rows are repeated")
+    parser.add_argument("--source", default=str(SHARED) if SHARED.exists() else "starter:persona")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    import ftkit
-    from ftkit.models import load_tokenizer
-
-    tokenizer = load_tokenizer(ftkit.Recipe().model)
-    talks = conversations(given.source, given.rows)
-    ratios = []
+    if given.child:
+        print(json.dumps(measure(given.child, given.source, given.rows, memory=given.memory)))
+        return
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for turn in range(given.rounds):
-        seconds = []
-        results = []
-        for contender in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
-            begun = time.perf_counter()
-            result = contender(talks, tokenizer)
-            seconds.append((contender.__name__, time.perf_counter() - begun))
-            results.append((contender.__name__, result))
-        took, found = dict(seconds), dict(results)
-        same = sum(
-            a.tolist() == b.tolist() and c.astype(int).tolist() == d.astype(int).tolist()
-            for (a, c), (b, d) in zip(found["ours"], found["theirs"], strict=True)
-        )
-        ratios.append(took["theirs"] / took["ours"])
-        tokens = sum(len(ids) for ids, _ in found["ours"])
-        print(
-            f"  round {turn + 1}: {tokens:,} tokens, ftkit {took['ours']:.1f} s, datasets.map "
-            f"{took['theirs']:.1f} s, {same:,} of {given.rows:,} rows the same",
-            flush=True,
-        )
-    name = Path(given.source).name
+        for name in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
+            results[name].append(in_a_process(name, given.source, given.rows))
+            latest = results[name][-1]
+            times = ", ".join(f"{stage} {latest['seconds'][stage]:.2f} s" for stage in STAGES)
+            print(f"  round {turn + 1}: {name:12} {times}", flush=True)
+    ours, theirs = results["ftkit"], results["datasets.map"]
+    same = all(one["sums"] == ours[0]["sums"] for one in (*ours, *theirs))
     print(
-        f"bench: data {name} ftkit/datasets.map speed {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f}-{max(ratios):.2f})"
+        f"{given.rows:,} conversations, {ours[0]['tokens']:,} tokens of {Path(given.source).name}; ", end=""
     )
+    print("all ids and masks the same" if same else "THE TOKENS DIFFER")
+    pairs = list(zip(ours, theirs, strict=True))
+    for stage in STAGES:
+        ratios = [other["seconds"][stage] / one["seconds"][stage] for one, other in pairs]
+        print(f"bench: data {stage} ftkit/datasets.map speed {spread(ratios)}")
+    both = [
+        sum(other["seconds"][stage] for stage in ("prepare", "read"))
+        / sum(one["seconds"][stage] for stage in ("prepare", "read"))
+        for one, other in pairs
+    ]
+    print(f"bench: data prepare and read ftkit/datasets.map speed {spread(both)}")
+    for rows in (given.rows // 4, given.rows):
+        more = {name: in_a_process(name, given.source, rows, "--memory")["gb"] for name in CONTENDERS}
+        shown = ", ".join(f"{name} {gb:.3f} GB" for name, gb in more.items())
+        print(f"bench: data peak memory over {rows:,} rows: {shown}")
 
 
 if __name__ == "__main__":
