@@ -6,8 +6,9 @@ Both get the same conversations, the starter model's tokenizer and the same core
 a core), each in a process of its own, in turn, round after round. Three times are taken: `prepare`, from the
 rows to tokens at rest; `cached`, the same once more, found again; and `read`, going once through all rows as
 numpy arrays, as a trainer does. Peak memory is taken in a run of its own, because looking slows the one that
-is looked at: of the process and its children together, over what it held when it had the rows. The peer needs a template with generation marks, so it gets one that renders the
-same text. Checksums over all ids and masks are compared.
+is looked at: of the process and its children together, over what it held when it had the rows. The peer needs
+a template with generation marks, so it gets one that renders the same text. Checksums over all ids and masks
+are compared.
 """
 
 from __future__ import annotations
