@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+_made: dict[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -28,8 +30,10 @@ class Family:
         return re.sub(r"\{%-? *(end)?generation *-?%\}", "", self.marked)
 
     def tokenizer(self, base: Any) -> Any:
-        """A copy of `base` with the family's special tokens and template."""
-        own = copy.deepcopy(base)
+        """A copy of `base` with the family's special tokens and template, made once."""
+        if self.marked in _made:
+            return _made[self.marked]
+        own = _made[self.marked] = copy.deepcopy(base)
         own.add_special_tokens(
             {
                 "eos_token": self.special[0],

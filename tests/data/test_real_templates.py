@@ -47,13 +47,19 @@ TALKS = {
 pytestmark = pytest.mark.skipif(not NAMES, reason="TRL is not installed: its templates are not here")
 
 
+_made: dict[str, Any] = {}
+
+
 def template(name: str, base: Any) -> Template:
+    if name in _made:
+        return _made[name]
     tokenizer = copy.deepcopy(base)
     eos = next((text for start, text in EOS.items() if name.startswith(start)), "<|im_end|>")
     tokenizer.add_special_tokens({"eos_token": eos, "bos_token": "<bos>"})
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
-    return Template(tokenizer)
+    _made[name] = Template(tokenizer)
+    return _made[name]
 
 
 def rendered(made: Template, turns: tuple[Message, ...]) -> str:
