@@ -45,11 +45,6 @@ def packed() -> Iterator[None]:
         _state.packed = False
 
 
-def is_packed() -> bool:
-    """Whether this thread is inside `packed`."""
-    return getattr(_state, "packed", False)
-
-
 @functools.cache
 def register() -> str:
     """Make the implementation known to transformers; returns its name."""
@@ -57,7 +52,7 @@ def register() -> str:
     from transformers.masking_utils import sdpa_mask
 
     def mask(*args: Any, **kwargs: Any) -> Any:
-        return None if is_packed() else sdpa_mask(*args, **kwargs)
+        return None if getattr(_state, "packed", False) else sdpa_mask(*args, **kwargs)
 
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, mask)
@@ -90,6 +85,7 @@ def _attention(
         dropout=dropout if module.training else 0.0,
         window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
+        keep=getattr(module, "ftkit_keep", True),
     )
     return out.transpose(1, 2), None
 
@@ -104,6 +100,7 @@ def segment_attention(
     dropout: float = 0.0,
     window: int | None = None,
     softcap: float | None = None,
+    keep: bool = True,
 ) -> torch.Tensor:
     """Causal attention within each segment.
 
@@ -118,6 +115,8 @@ def segment_attention(
         Sliding window in tokens: a token sees itself and the window - 1 before it.
     softcap
         Scores become softcap * tanh(scores / softcap) (gemma 2).
+    keep
+        Keep the weights of short rows for the backward; False: make all of them again.
 
     Returns
     -------
@@ -132,7 +131,7 @@ def segment_attention(
             q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
             parts.append(_by_sdpa(q, k, v, scaling, dropout, window))
         return torch.cat(parts, dim=2)
-    return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0)
+    return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0, keep)
 
 
 def _by_sdpa(
@@ -215,6 +214,7 @@ class _ByProducts(torch.autograd.Function):
         scaling: float,
         window: int,
         softcap: float,
+        keep: bool,
     ) -> torch.Tensor:
         query, key, value = query[0], key[0], value[0]
         heads, tokens, _ = query.shape
@@ -222,15 +222,14 @@ class _ByProducts(torch.autograd.Function):
         out = query.new_empty(tokens, heads, value.shape[-1])
         ctx.rows, ctx.numbers = _groups(starts, heads), (scaling, window, softcap)
         kept: list[torch.Tensor | None] = []
-        grads = any(ctx.needs_input_grad)
+        keep = keep and any(ctx.needs_input_grad) and not softcap
         for group in ctx.rows:
             q, k, v = (group.gather(x, kv_heads) for x in (query, key, value))
             part = v.new_empty(*q.shape[:-1], v.shape[-1])
             for queries, keys, first in _blocks(group.length, window):
                 weights, _ = _weights(q[:, :, queries], k[:, 0, keys], first, *ctx.numbers)
                 part[:, :, queries] = torch.bmm(weights, v[:, 0, keys]).unflatten(1, (heads // kv_heads, -1))
-                keep = grads and not softcap and group.length <= KEPT_UP_TO
-                kept.append(weights if keep else None)
+                kept.append(weights if keep and group.length <= KEPT_UP_TO else None)
             group.scatter(part, out.transpose(0, 1))
         # a copy, or the whole stacked projection that the values are part of would be kept
         ctx.save_for_backward(query, key, value.contiguous(), *kept)
@@ -264,7 +263,7 @@ class _ByProducts(torch.autograd.Function):
             group.scatter(of_q, of_query)
             group.scatter(of_k[:, None], of_key)
             group.scatter(of_v[:, None], of_value)
-        return of_query[None], of_key[None], of_value[None], None, None, None, None
+        return of_query[None], of_key[None], of_value[None], None, None, None, None, None
 
 
 def _as_projected(x: torch.Tensor) -> torch.Tensor:

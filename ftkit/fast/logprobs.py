@@ -77,7 +77,7 @@ class LogProbs:
         return "; ".join([self.reason, loss, *self.report.lines()])
 
 
-def choose(model: torch.nn.Module, *, fast: Fast | bool = True) -> LogProbs:
+def choose(model: torch.nn.Module, *, fast: Fast | bool = True, recompute: str = "off") -> LogProbs:
     """Pick the way for `model` and put the pieces in; packing sets its attention implementation."""
     wanted = Fast.of(fast)
     if not any(wanted.model_dump().values()):
@@ -85,7 +85,7 @@ def choose(model: torch.nn.Module, *, fast: Fast | bool = True) -> LogProbs:
     base = _base(model)
     plain = LogProbs(False, None, "")
     reference = _trial(model, plain) if wanted.attention or wanted.loss else None
-    report = pieces.install(model, wanted)
+    report = pieces.install(model, wanted, recompute)
     logits, no_loss = _logits(base) if wanted.loss else (None, "switched off")
     why_padded = _obstacle(base) if wanted.attention else "compute.fast.attention is off"
     before = base.config._attn_implementation

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ftkit.fast import attention, compiled
+from ftkit.fast import compiled
 from ftkit.fast.gated import ACTIVATIONS, Activation, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import rms_norm
@@ -62,9 +62,16 @@ class Report:
         self.used.clear()
 
 
-def install(model: torch.nn.Module, wanted: Fast) -> Report:
-    """Put the pieces that `wanted` names into `model` where they fit."""
+def install(model: torch.nn.Module, wanted: Fast, recompute: str = "off") -> Report:
+    """Put the pieces that `wanted` names into `model` where they fit.
+
+    Parameters
+    ----------
+    recompute
+        What they make again in the backward: "off", "attention" (its weights), or "mlp" (its projections too).
+    """
     report = Report()
+    again = recompute in ("mlp", "layers")
     if wanted.norms or wanted.rotary:
         missing = compiled.why_not()
         if missing:
@@ -73,13 +80,18 @@ def install(model: torch.nn.Module, wanted: Fast) -> Report:
         if wanted.norms:
             _try(report, "norms", module, _norm)
         if wanted.mlp and wanted.lora:
-            _try(report, "mlp", module, _mlp)
+            _try(report, "mlp", module, functools.partial(_mlp, recompute=again))
     if wanted.lora:
         for module in list(model.modules()):
             _try(report, "lora", module, _projections)
         for module in list(model.modules()):
             _try(report, "lora", module, _single)
-    if wanted.rotary and wanted.attention:
+    for module in model.modules():
+        if hasattr(module, "o_proj") or hasattr(module, "num_key_value_groups"):
+            module.ftkit_keep = recompute == "off"  # type: ignore[assignment]
+    if report.used["lora"] or report.used["mlp"]:
+        _let_go(model)
+    if wanted.rotary:
         for name in {type(module).__module__ for module in model.modules()}:
             _rotary(report, sys.modules.get(name))
     return report
@@ -104,6 +116,14 @@ def _swap(report: Report, module: torch.nn.Module, forward: Callable[..., Any]) 
 def _free(module: torch.nn.Module) -> bool:
     """Whether no piece serves the module yet."""
     return "forward" not in vars(module)
+
+
+def _let_go(model: torch.nn.Module) -> None:
+    """Copy weights that still lie in the model's file: the file mapped into memory goes when none does."""
+    with torch.no_grad():
+        for tensor in model.parameters():
+            if tensor.device.type == "cpu" and not tensor.requires_grad and tensor.is_contiguous():
+                tensor.data = tensor.data.clone()
 
 
 # norms
@@ -245,7 +265,7 @@ def _single(report: Report, module: Any) -> int | None:
 # gated feed-forward
 
 
-def _mlp(report: Report, module: Any) -> int | None:
+def _mlp(report: Report, module: Any, recompute: bool) -> int | None:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj")]
     inputs = [part for part in parts[:3] if part is not None]
     down = parts[3]
@@ -261,7 +281,6 @@ def _mlp(report: Report, module: Any) -> int | None:
     if first is None or second is None or first.outputs != 2 * second.inputs:
         return None
     own = module.forward
-    recompute = False
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return gated_mlp(x, first, second, activation, recompute=recompute) if _all_plain(modules) else own(x)
@@ -295,7 +314,7 @@ def _activation(function: Any) -> Activation | None:
 
 
 def _rotary(report: Report, source: Any) -> None:
-    """Put `rotary` beside a modeling module's function; used while rows are packed, on what it takes."""
+    """Put `rotary` beside a modeling module's function, which keeps what `rotary` does not take."""
     own = getattr(source, "apply_rotary_pos_emb", None)
     if own is None or not str(getattr(source, "__name__", "")).startswith("transformers."):
         return
@@ -319,7 +338,7 @@ def _rotary(report: Report, source: Any) -> None:
     def apply(
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any
     ) -> Any:
-        if attention.is_packed() and not rest and not more and takes(q, k, cos, sin):
+        if not rest and not more and takes(q, k, cos, sin):
             return rotary(q, cos, sin), rotary(k, cos, sin)
         return own(q, k, cos, sin, *rest, **more)
 

@@ -27,12 +27,16 @@ _RUNTIME_GB = 0.6
 """Python, torch, transformers and the panels; on a GPU, CUDA's own context."""
 _BUFFERS_GB = 0.45
 """Slices of logits, buffers of the matrix kernels and what the allocator keeps for later."""
-_KEPT = {"lora": 1.6, "full": 0.8}
+_KEPT = {"lora": 0.7, "full": 0.8}
 """Values kept for the backward pass, per value that goes into or comes out of a linear layer."""
-_SCORES = 4.5
-"""Copies of a row's attention scores that the CPU way keeps."""
-_SCORES_UP_TO = 512
-"""Longer rows use a kernel that keeps no scores."""
+_KEPT_BY_PEFT = 1.6
+"""The same for LoRA without ftkit's own layers."""
+_WITHOUT_PROJECTIONS = 0.4
+"""And where the projections of the feed-forward are made again."""
+_SCORES_UP_TO = 384
+"""Attention weights of longer rows are made again rather than kept."""
+LEVELS = ("off", "attention", "mlp", "layers")
+"""What the backward pass makes again, from nothing to whole layers."""
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adafactor": 0.1, "sgd": 0.0}
 """Bytes of optimizer state for each trained parameter."""
 _COMFORT = 0.75
@@ -75,6 +79,8 @@ class MemoryEstimate:
         The verdict in a sentence, with what was assumed.
     parameters, trainable
         Of the model; None where they cannot be known.
+    recompute
+        What the backward pass makes again (see `LEVELS`): as asked, or chosen.
     """
 
     peak_gb: float | None
@@ -86,6 +92,7 @@ class MemoryEstimate:
     reason: str
     parameters: int | None = None
     trainable: int | None = None
+    recompute: str = "off"
 
 
 def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate:
@@ -113,21 +120,55 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     tokens = row_tokens or _STARTER_ROWS.get(recipe.data.source) or _UNKNOWN_ROWS
     tokens = min(tokens, recipe.data.max_length)
     trainable = _trainable(found, recipe)
-    parts = _parts(found, recipe, device, tokens, trainable)
+    level, parts = _level(found, recipe, device, tokens, trainable)
     peak = sum(parts.values())
     verdict = _verdict(peak, device.free_gb)
     known = "" if row_tokens or recipe.data.source in _STARTER_ROWS else ", a guess until the data is read"
     reason = (
         f"About {peak:.1f} GB of the {device.free_gb:.1f} GB that are free on {device.name}: "
-        f"{_WORDS[verdict]} Counted with {_a_batch(recipe.training, tokens)}{known}."
+        f"{_WORDS[verdict]} Counted with {_a_batch(recipe.training, tokens)}{known}{_AGAIN[level]}."
     )
     if verdict in {"tight", "will not fit"}:
         reason += f" {_advice(parts, recipe)}"
     return MemoryEstimate(
-        peak, parts, device.free_gb, device.memory_gb, verdict, device, reason, found.parameters, trainable
+        peak,
+        parts,
+        device.free_gb,
+        device.memory_gb,
+        verdict,
+        device,
+        reason,
+        found.parameters,
+        trainable,
+        level,
     )
 
 
+def recomputation(recipe: Recipe, *, row_tokens: int) -> tuple[str, str]:
+    """What `gradient_checkpointing: auto` means on this machine now: one of `LEVELS`, and why, in a sentence."""
+    answer = estimate(recipe, row_tokens=row_tokens)
+    return answer.recompute, answer.reason
+
+
+def _level(
+    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int
+) -> tuple[str, dict[str, float]]:
+    """What is made again, and the parts of the peak with it; `auto` is the first level that fits well."""
+    asked = recipe.compute.gradient_checkpointing
+    parts: dict[str, float] = {}
+    for level in LEVELS if asked == "auto" else (asked,):
+        parts = _parts(found, recipe, device, row_tokens, trainable, level)
+        if sum(parts.values()) <= _COMFORT * device.free_gb:
+            break
+    return level, parts
+
+
+_AGAIN = {
+    "off": "",
+    "attention": ", attention weights made again in the backward pass",
+    "mlp": ", attention weights and feed-forward made again in the backward pass",
+    "layers": ", every layer made again in the backward pass",
+}
 _WORDS: Mapping[Verdict, str] = {
     "fits": "it fits.",
     "tight": "tight, other programs may push it over.",
@@ -200,7 +241,7 @@ def _trainable(found: Architecture, recipe: Recipe) -> int:
 
 
 def _parts(
-    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int
+    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int, level: str
 ) -> dict[str, float]:
     method, training, compute = recipe.method.type, recipe.training, recipe.compute
     half = compute.dtype == "bfloat16" or (compute.dtype == "auto" and device.native_bf16)
@@ -208,11 +249,15 @@ def _parts(
     size = 2 if half and method != "full" else 4
     batch = training.batch_tokens or training.batch_size * row_tokens
     scores = 0.0
-    if device.kind == "cpu":
-        scores = _SCORES * found.heads * min(row_tokens, _SCORES_UP_TO)
-    one_layer = batch * size * (_KEPT[method] * found.width + scores)
+    if device.kind == "cpu" and level == "off" and row_tokens <= _SCORES_UP_TO:
+        scores = found.heads * row_tokens
+    kept = _KEPT[method]
+    if method == "lora":
+        own = compute.fast.lora and compute.fast.mlp
+        kept = (_WITHOUT_PROJECTIONS if level == "mlp" else kept) if own else _KEPT_BY_PEFT
+    one_layer = batch * size * (kept * found.width + scores)
     activations = found.layers * one_layer
-    if compute.gradient_checkpointing:
+    if level == "layers":
         activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
     parts = {
         "runtime": _RUNTIME_GB * 1e9,
@@ -248,7 +293,7 @@ def _advice(parts: Mapping[str, float], recipe: Recipe) -> str:
             return "Fewer batch_tokens help most; gradient_accumulation_steps makes up for it."
         if recipe.training.batch_size > 1:
             return "A smaller batch_size helps most; gradient_accumulation_steps makes up for it."
-        if not recipe.compute.gradient_checkpointing:
+        if recipe.compute.gradient_checkpointing not in {"auto", "layers"}:
             return "gradient_checkpointing helps most."
         return "A shorter max_length helps most."
     return "LoRA needs far less." if recipe.method.type == "full" else "A smaller model helps most."

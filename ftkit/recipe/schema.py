@@ -183,14 +183,20 @@ class Compute(Section):
     """`auto` takes a CUDA GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing: Literal["auto", "off", "attention", "mlp", "layers"] = "auto"
+    """What the backward pass makes again rather than keeps: nothing, attention weights, also the feed-forward,
+    or whole layers: ever less memory for a little more time. `auto` takes the first that fits."""
     threads: PositiveInt | None = None
     """CPU threads. Empty: one a core."""
     fast: Fast = Fast()
     """Use ftkit's own kernels where they apply. `false` switches all of them off."""
     offline: bool = False
     """Use only what is already on this machine."""
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _all_layers_or_none(cls, value: Any) -> Any:
+        return ("layers" if value else "off") if isinstance(value, bool) else value
 
     @field_validator("fast", mode="before")
     @classmethod

@@ -68,18 +68,19 @@ def fit(
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
     apply_method(loaded, recipe.method)
-    if recipe.compute.gradient_checkpointing:
+    recompute = _recomputation(recipe, train, sink)
+    if recompute == "layers":
         loaded.model.enable_input_require_grads()
 
     from ftkit.fast.logprobs import choose
     from ftkit.train.trainer import FtkitTrainer, run_trainer
 
-    way = choose(loaded.model, fast=recipe.compute.fast)
+    way = choose(loaded.model, fast=recipe.compute.fast, recompute=recompute)
     if recipe.compute.fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
     sink.emit("environment", facts=_environment(loaded, way.describe()))
     held_out = evaluation.rows if evaluation else []
-    trainer = FtkitTrainer(loaded, way, train.rows, held_out, recipe, folder, sink, control)
+    trainer = FtkitTrainer(loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute)
     sink.emit(
         "plan",
         train_rows=len(train.rows),
@@ -153,6 +154,20 @@ def _tokens(
         where = rows if finding.rows else ""
         sink.emit("note", level=finding.level, text=f"{finding.title}{where}: {finding.message}")
     return train, evaluation, refused
+
+
+def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink) -> str:
+    """What the backward pass makes again: as asked, or the least that fits the memory there is."""
+    asked = recipe.compute.gradient_checkpointing
+    if asked != "auto":
+        return asked
+    from ftkit.models.estimate import recomputation
+
+    lengths = sorted(len(row.ids) for row in train.rows)
+    chosen, why = recomputation(recipe, row_tokens=lengths[int(0.95 * (len(lengths) - 1))])
+    if chosen != "off":
+        sink.emit("note", level="info", text=why)
+    return chosen
 
 
 def _seed(seed: int) -> None:

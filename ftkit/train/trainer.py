@@ -55,6 +55,7 @@ class FtkitTrainer(Trainer):
         folder: Path,
         sink: Sink,
         control: Control,
+        recompute: str = "off",
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -70,7 +71,7 @@ class FtkitTrainer(Trainer):
         )
         super().__init__(
             model=loaded.model,
-            args=_arguments(recipe, loaded, len(self.batches), bool(eval_rows), folder),
+            args=_arguments(recipe, loaded, len(self.batches), bool(eval_rows), folder, recompute),
             data_collator=collator,
             train_dataset=rows,
             eval_dataset=eval_rows or None,
@@ -289,7 +290,12 @@ def _recomputation(on: bool) -> dict[str, Any]:
 
 
 def _arguments(
-    recipe: Recipe, loaded: LoadedModel, batches_an_epoch: int, has_eval: bool, folder: Path
+    recipe: Recipe,
+    loaded: LoadedModel,
+    batches_an_epoch: int,
+    has_eval: bool,
+    folder: Path,
+    recompute: str,
 ) -> TrainingArguments:
     training = recipe.training
     steps = total_steps(training, batches_an_epoch)
@@ -301,7 +307,7 @@ def _arguments(
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        **_recomputation(recipe.compute.gradient_checkpointing),
+        **_recomputation(recompute == "layers"),
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler,
         warmup_steps=math.ceil(training.warmup * steps),

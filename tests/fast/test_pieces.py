@@ -86,6 +86,21 @@ def test_adapted_models_learn_the_same_with_and_without_the_pieces(name: str) ->
         assert (got[parameter] - slope).norm() <= 1e-4 * slope.norm(), parameter
 
 
+@pytest.mark.parametrize("recompute", ["attention", "mlp", "layers"])
+def test_what_is_made_again_gives_the_same_gradients(recompute: str) -> None:
+    grads = []
+    for level in ("off", recompute):
+        model = adapted()
+        way = choose(model, recompute=level)
+        if level == "layers":
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        grads.append(slopes(model, way(model, batch(*LENGTHS))))
+    for parameter, slope in grads[0].items():
+        torch.testing.assert_close(grads[1][parameter], slope, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("piece", list(Fast.model_fields))
 def test_each_piece_can_be_switched_off_alone(piece: str) -> None:
     plain, fast = adapted(), adapted()
