@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import itertools
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,8 @@ def segment_attention(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     starts = cu_seqlens.tolist()
+    if _varlen() is not None and not dropout and not softcap and _flash(query):
+        return _by_varlen(query, key, value, cu_seqlens, starts, scaling, window)
     if dropout or (query.device.type != "cpu" and not softcap):
         parts = []
         for start, end in itertools.pairwise(starts):
@@ -132,6 +135,47 @@ def segment_attention(
             parts.append(_by_sdpa(q, k, v, scaling, dropout, window))
         return torch.cat(parts, dim=2)
     return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0, keep)
+
+
+@functools.cache
+def _varlen() -> Any:
+    """torch's flash attention over rows end to end, where this release has it (2.10 and later)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(known) else None
+
+
+def _flash(query: torch.Tensor) -> bool:
+    """Whether the flash kernel takes these: half precision on a GPU of compute capability 8 or more."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device)[0] >= 8
+    )
+
+
+def _by_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    starts: list[int],
+    scaling: float,
+    window: int | None,
+) -> torch.Tensor:
+    longest = max(end - start for start, end in itertools.pairwise(starts))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    left = window - 1 if window else -1  # tokens before its own that a query sees
+    out = _varlen()(
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest,
+        scale=scaling, window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return out.transpose(0, 1)[None]
 
 
 def _by_sdpa(

@@ -68,7 +68,7 @@ def install(model: torch.nn.Module, wanted: Fast, recompute: str = "off") -> Rep
     Parameters
     ----------
     recompute
-        What they make again in the backward: "off", "attention" (its weights), or "mlp" (its projections too).
+        What they make again in the backward: "off", "attention" (its weights) or "mlp" (projections too).
     """
     report = Report()
     again = recompute in ("mlp", "layers")

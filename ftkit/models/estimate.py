@@ -27,7 +27,7 @@ _RUNTIME_GB = 0.6
 """Python, torch, transformers and the panels; on a GPU, CUDA's own context."""
 _BUFFERS_GB = 0.45
 """Slices of logits, buffers of the matrix kernels and what the allocator keeps for later."""
-_KEPT = {"lora": 0.7, "full": 0.8}
+_KEPT = {"lora": 0.72, "full": 0.95}
 """Values kept for the backward pass, per value that goes into or comes out of a linear layer."""
 _KEPT_BY_PEFT = 1.6
 """The same for LoRA without ftkit's own layers."""
@@ -145,7 +145,7 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
 
 
 def recomputation(recipe: Recipe, *, row_tokens: int) -> tuple[str, str]:
-    """What `gradient_checkpointing: auto` means on this machine now: one of `LEVELS`, and why, in a sentence."""
+    """What `gradient_checkpointing: auto` means on this machine now: one of `LEVELS`, and why."""
     answer = estimate(recipe, row_tokens=row_tokens)
     return answer.recompute, answer.reason
 

@@ -184,7 +184,7 @@ class Compute(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32."""
     gradient_checkpointing: Literal["auto", "off", "attention", "mlp", "layers"] = "auto"
-    """What the backward pass makes again rather than keeps: nothing, attention weights, also the feed-forward,
+    """What the backward pass makes again rather than keeps: nothing, attention weights, the feed-forward too,
     or whole layers: ever less memory for a little more time. `auto` takes the first that fits."""
     threads: PositiveInt | None = None
     """CPU threads. Empty: one a core."""

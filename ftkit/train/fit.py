@@ -51,8 +51,11 @@ def fit(
     progress("Reading the data", None)
     dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
     progress("Loading the training libraries", None)
+    from ftkit.fast.allocator import keep_large_buffers_apart
     from ftkit.models.adapters import apply_method
     from ftkit.models.load import load_model
+
+    keep_large_buffers_apart()
 
     loaded = load_model(recipe.model, recipe.compute, progress=progress)
     for note in loaded.source.notes:
@@ -186,13 +189,20 @@ def _save(loaded: LoadedModel, template: Template, recipe: Recipe, folder: Path)
     template.save(target)
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a checkout, or a package that this run does without
+        return "not installed"
+
+
 def _environment(loaded: LoadedModel, fast: str) -> dict[str, Any]:
     packages = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets")
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
         "device": loaded.device,
         "dtype": loaded.dtype,
         "fast": fast,

@@ -61,7 +61,7 @@ def batch(*lengths: int) -> dict[str, torch.Tensor]:
 
 def slopes(model: Any, logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    (logprobs * torch.linspace(0.5, 1.5, len(logprobs))).sum().backward()
+    (logprobs * torch.linspace(0.5, 1.5, len(logprobs)).to(logprobs)).sum().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -1,0 +1,29 @@
+"""How the C library hands out memory while a model trains.
+
+glibc takes a large buffer from the system by itself at first and, once it has been freed, cuts later ones of
+its size from the heap. A training step's buffers are of ever other sizes: the heap gets holes and grows from
+step to step (measured on the starter model, rows of 220 tokens, feed-forward made again: 2.09 GB against
+1.82 GB after four steps). A fixed limit keeps the large ones apart; smaller ones stay on the heap, where they
+cost no page faults.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+
+APART_FROM = 8 * 2**20
+"""Bytes from which a buffer gets memory of its own, returned to the system when it is freed."""
+_M_MMAP_THRESHOLD = -3
+
+
+@functools.cache
+def keep_large_buffers_apart() -> bool:
+    """Fix the limit for this process; False where the C library is not glibc."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, APART_FROM))
+    except (OSError, AttributeError):
+        return False
