@@ -125,9 +125,9 @@ def segment_attention(
         (1, heads, tokens, head_size).
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not dropout and not softcap and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
+        return _by_varlen(query, key, value, cu_seqlens, scaling, window)
     starts = cu_seqlens.tolist()
-    if _varlen() is not None and not dropout and not softcap and _flash(query):
-        return _by_varlen(query, key, value, cu_seqlens, starts, scaling, window)
     if dropout or (query.device.type != "cpu" and not softcap):
         parts = []
         for start, end in itertools.pairwise(starts):
@@ -145,17 +145,34 @@ def _varlen() -> Any:
     except ImportError:
         return None
     known = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(known) else None
-
-
-def _flash(query: torch.Tensor) -> bool:
-    """Whether the flash kernel takes these: half precision on a GPU of compute capability 8 or more."""
+    if not {"scale", "window_size"} <= set(known):
+        return None
     return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device)[0] >= 8
+        functools.partial(varlen_attn, enable_gqa=True) if "enable_gqa" in known else _repeating(varlen_attn)
+    )
+
+
+def _repeating(varlen: Any) -> Any:
+    """For releases whose kernel takes as many key heads as query heads only."""
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        each = q.shape[1] // k.shape[1]
+        if each > 1:
+            k, v = (x.repeat_interleave(each, dim=1) for x in (k, v))
+        return varlen(q, k, v, *rest, **more)
+
+    return call
+
+
+def flash_takes(dtype: torch.dtype, size: int) -> bool:
+    """Whether torch has a flash kernel for rows end to end: half precision, compute capability 8 or more."""
+    return (
+        dtype in (torch.bfloat16, torch.float16)
+        and size % 8 == 0
+        and size <= 256
+        and torch.cuda.is_available()
+        and torch.cuda.get_device_capability()[0] >= 8
+        and _varlen() is not None
     )
 
 
@@ -164,16 +181,17 @@ def _by_varlen(
     key: torch.Tensor,
     value: torch.Tensor,
     cu_seqlens: torch.Tensor,
-    starts: list[int],
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    longest = max(end - start for start, end in itertools.pairwise(starts))
+    longest = getattr(cu_seqlens, "ftkit_longest", None)
+    if longest is None:  # asking the GPU makes it wait: once a batch, not once a layer
+        longest = cu_seqlens.ftkit_longest = int(cu_seqlens.diff().max())  # type: ignore[attr-defined]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     left = window - 1 if window else -1  # tokens before its own that a query sees
     out = _varlen()(
         q, k, v, cu_seqlens, cu_seqlens, longest, longest,
-        scale=scaling, window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1],
+        scale=scaling, window_size=(left, 0),
     )  # fmt: skip
     return out.transpose(0, 1)[None]
 

@@ -147,6 +147,12 @@ def _obstacle(base: Any) -> str:
     """Why the structure of the model rules packing out; empty where it does not."""
     if not getattr(base, "_supports_attention_backend", False):
         return f"{type(base).__name__} has an attention of its own"
+    weight = base.get_input_embeddings().weight
+    if weight.is_cuda:  # row by row, a GPU waits for its driver: padding is faster there
+        config = base.config.get_text_config()
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        if not attention.flash_takes(weight.dtype, size) or getattr(config, "attn_logit_softcapping", None):
+            return "no flash attention for rows end to end on this GPU, in this precision"
     return ""
 
 
