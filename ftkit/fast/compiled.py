@@ -22,8 +22,10 @@ import torch
 from ftkit.models import cache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-_OPTIMISE = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp")
-FLAGS = (*_OPTIMISE, "-std=c++17", "-fPIC", "-shared")
+# Not -ffast-math, nor what it names unsafe: linked into a library, either makes the whole process lose subnormals.
+_OPTIMISE = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_REORDER = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
+FLAGS = (*_OPTIMISE, *_REORDER, "-std=c++17", "-fPIC", "-shared")
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _SECONDS = 120
 """A compiler that takes longer is given up."""

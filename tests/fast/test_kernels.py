@@ -229,6 +229,15 @@ def test_exponentials_over_the_whole_range(dtype: torch.dtype) -> None:
 
 
 @needs_kernels
+def test_loading_the_kernels_leaves_the_process_its_subnormals() -> None:
+    assert compiled.available(torch.ones(1))
+    smallest = float.fromhex("0x1p-1074")
+    assert smallest * 1.0 == smallest
+    assert smallest != 0
+    assert torch.tensor(1e-40).item() * 2 > 0
+
+
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_not_a_number_goes_through(dtype: torch.dtype) -> None:
     """A broken activation must show as a broken loss, not be hidden by a kernel."""
