@@ -22,7 +22,7 @@ import torch
 from ftkit.models import cache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-# Not -ffast-math, nor what it names unsafe: linked into a library, either makes the whole process lose subnormals.
+# Not -ffast-math: a library linked with it, or with its unsafe part, takes subnormals from the whole process.
 _OPTIMISE = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _REORDER = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
 FLAGS = (*_OPTIMISE, *_REORDER, "-std=c++17", "-fPIC", "-shared")
