@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ftkit.recipe import Training
+
 _WINDOW = 64
 """Batches whose rows are sorted by length together, so that padded batches differ from epoch to epoch."""
 
@@ -55,6 +57,19 @@ class Batches:
             batches = fill(np.sort(self.lengths), batch_tokens)
             self._slots = np.fromiter((place for batch in batches for place in batch), np.int64, count)
             self._ends = np.cumsum([len(batch) for batch in batches]).astype(np.int64)
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int] | np.ndarray, settings: Training, *, padded: bool, shuffled: bool = True
+    ) -> Batches:
+        """The batches that a Recipe's training section asks for; not shuffled, as for evaluation."""
+        return cls(
+            lengths,
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+            padded=padded,
+            seed=settings.seed if shuffled else None,
+        )
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -121,9 +136,7 @@ def _best_fit(lengths: np.ndarray, budget: int) -> list[list[int]]:
     """Best fit decreasing (Johnson 1973) of ascending `lengths`; their places, batch by batch."""
     batches: list[list[int]] = []
     with_room: dict[int, list[int]] = {}
-    rooms = (
-        0  # bit r is set where a batch has room for r more tokens: the smallest that fits is found at once
-    )
+    rooms = 0  # bit r is set where a batch has room for r tokens: the smallest that fits is found at once
     for place in range(len(lengths) - 1, -1, -1):
         length = int(lengths[place])
         fitting = rooms >> length if length else rooms

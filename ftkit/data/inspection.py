@@ -14,6 +14,7 @@ from ftkit.data.encode import Encoded, encode_each
 from ftkit.data.example import Refusal
 from ftkit.data.preflight import Finding, preflight
 from ftkit.data.template import Template
+from ftkit.data.token_store import lengths as token_lengths
 from ftkit.recipe import SFT, Objective, Training
 
 ROWS_NAMED = 20
@@ -44,7 +45,7 @@ class Inspection:
     @property
     def tokens(self) -> int:
         """Tokens of the training rows."""
-        return sum(len(row.ids) for row in self.encoded)
+        return int(token_lengths(self.encoded).sum())
 
     @property
     def trained_tokens(self) -> int:
@@ -55,20 +56,13 @@ class Inspection:
         """Tokens a row: `p50`, `p95` and `max`."""
         if not self.encoded:
             return {"p50": 0, "p95": 0, "max": 0}
-        lengths = [len(row.ids) for row in self.encoded]
+        lengths = token_lengths(self.encoded)
         p50, p95 = np.percentile(lengths, (50, 95))
-        return {"p50": round(p50), "p95": round(p95), "max": max(lengths)}
+        return {"p50": round(p50), "p95": round(p95), "max": int(lengths.max())}
 
     def batches(self, settings: Training | None = None, *, padded: bool = False) -> Batches:
         """The batches that training would make of the rows: end to end, or padded."""
-        settings = settings or Training()
-        return Batches(
-            [len(row.ids) for row in self.encoded],
-            batch_size=settings.batch_size,
-            batch_tokens=settings.batch_tokens,
-            padded=padded,
-            seed=settings.seed,
-        )
+        return Batches.of(token_lengths(self.encoded), settings or Training(), padded=padded)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

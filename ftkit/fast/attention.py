@@ -342,8 +342,8 @@ def _weights(
     scores = torch.bmm(query.flatten(1, 2), key.transpose(1, 2))
     shape = scores.shape
     if compiled.available(scores) and not softcap:
-        numbers = (float(scaling), 0.0, batch * heads, count, shape[-1], first, window)
-        compiled.call("attend", scores, scores, *numbers)
+        numbers = (float(scaling), batch * heads, count, shape[-1], first, window)
+        compiled.call("attend", scores, *numbers)
         return scores, None
     scores = scores.mul_(scaling).view(batch * heads, count, -1)
     capped = None
@@ -357,7 +357,7 @@ def _weights(
 def _softmax_back(grad: torch.Tensor, weights: torch.Tensor, scaling: float) -> torch.Tensor:
     if compiled.available(grad, weights):
         numbers = (float(scaling), grad.numel() // grad.shape[-1], grad.shape[-1])
-        compiled.call("attend_back", grad, grad, weights, *numbers)
+        compiled.call("attend_back", grad, weights, *numbers)
         return grad
     return torch._softmax_backward_data(grad, weights, -1, grad.dtype).mul_(scaling)
 

@@ -37,50 +37,46 @@ def available(*tensors: torch.Tensor) -> bool:
     return (
         first in _SUFFIX
         and all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
-        and _library() is not None
+        and why_not() is None
     )
 
 
 def why_not() -> str | None:
     """Why there are no compiled kernels on this machine, or None where there are."""
-    _library()
-    return _reason[0] if _reason else None
+    found = _library()
+    return found if isinstance(found, str) else None
 
 
-def call(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | int | None) -> None:
-    """Call kernel `name` for the type of `like`; tensors go as pointers, floats as float, ints as int64."""
-    library = _library()
-    assert library is not None
+def call(name: str, *arguments: torch.Tensor | float | int) -> None:
+    """Call kernel `name` for the type of the first tensor, where `available` says that it can be.
+
+    Tensors go as pointers, floats as float, ints as int64; the number of threads is added.
+    """
+    of_type = next(_SUFFIX[a.dtype] for a in arguments if isinstance(a, torch.Tensor))
     converted = [
         ctypes.c_void_p(a.data_ptr())
         if isinstance(a, torch.Tensor)
         else ctypes.c_float(a)
         if isinstance(a, float)
         else ctypes.c_int64(a)
-        for a in arguments
-        if a is not None
+        for a in (*arguments, torch.get_num_threads())
     ]
-    getattr(library, f"{name}_{_SUFFIX[like.dtype]}")(*converted, ctypes.c_int64(torch.get_num_threads()))
-
-
-_reason: list[str] = []
+    getattr(_library(), f"{name}_{of_type}")(*converted)
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> ctypes.CDLL | str:
+    """The kernels, or why there are none."""
     if sys.platform == "win32":
-        _reason[:] = ["not offered on Windows"]
-        return None
+        return "not offered on Windows"
     compiler = shutil.which(os.environ.get("CXX") or "") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        _reason[:] = ["no C++ compiler (g++ or clang++) is installed"]
-        return None
+        return "no C++ compiler (g++ or clang++) is installed"
     try:
         return _load(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        _reason[:] = [f"{Path(compiler).name} could not build them ({said[-1] if said else error!r:.200})"]
-        return None
+        return f"{Path(compiler).name} could not build them ({said[-1] if said else error!r:.200})"
 
 
 def _load(compiler: str) -> ctypes.CDLL:

@@ -108,7 +108,7 @@ def _activated(projections: torch.Tensor, down: Group, activation: Activation) -
     inner = wide[:, : down.inputs]
     if activation.kernel is not None and compiled.available(projections):
         arguments = (activation.kernel, projections, wide, wide.stride(0), len(wide), down.inputs)
-        compiled.call("gate", projections, *arguments)
+        compiled.call("gate", *arguments)
         return wide
     gate, up = projections.chunk(2, dim=-1)
     activation.forward(gate, inner)
@@ -123,7 +123,7 @@ def _activation_back(
     of_projections = torch.empty_like(projections)
     if activation.kernel is not None and compiled.available(grad, projections):
         arguments = (activation.kernel, grad, projections, of_projections, len(grad), grad.shape[-1])
-        compiled.call("gate_back", grad, *arguments)
+        compiled.call("gate_back", *arguments)
         return grad, of_projections
     gate, up = projections.chunk(2, dim=-1)
     of_gate, of_up = of_projections.chunk(2, dim=-1)

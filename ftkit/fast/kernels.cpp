@@ -159,7 +159,7 @@ static void gate_back(T* dy, const T* both, T* dboth, int64_t rows, int64_t n, i
 // ---- attention weights of one block: softmax over the keys that a query may see -------------------------
 // scores: (heads, queries, keys), replaced. Query i stands at position first + i of its row, key j at j.
 template <class T>
-static void attend(T* scores, float scale, float cap, int64_t heads, int64_t queries, int64_t keys, int64_t first,
+static void attend(T* scores, float scale, int64_t heads, int64_t queries, int64_t keys, int64_t first,
                    int64_t window, int64_t threads) {
     ROWS for (int64_t row = 0; row < heads * queries; ++row) {
         T* s = scores + row * keys;
@@ -171,12 +171,7 @@ static void attend(T* scores, float scale, float cap, int64_t heads, int64_t que
         float* v = line;
         if (keys > 8192) { longer.resize(keys); v = longer.data(); }
         float top = -std::numeric_limits<float>::infinity();
-        if (cap > 0.f) {
-            VECTOR for (int64_t j = begin; j < end; ++j)
-                v[j] = cap * fast_tanh(load(s + j) * scale / cap);
-        } else {
-            VECTOR for (int64_t j = begin; j < end; ++j) v[j] = load(s + j) * scale;
-        }
+        VECTOR for (int64_t j = begin; j < end; ++j) v[j] = load(s + j) * scale;
         _Pragma("omp simd reduction(max : top)") for (int64_t j = begin; j < end; ++j) top = v[j] > top ? v[j] : top;
         float total = 0;
         _Pragma("omp simd reduction(+ : total)") for (int64_t j = begin; j < end; ++j) { v[j] = fast_exp(v[j] - top); total += v[j]; }
@@ -275,9 +270,9 @@ static void logprobs(T* logits, const int64_t* targets, float scale, float cap, 
         if (kind == SILU) gate_back<T, SILU>((T*)dy, (const T*)both, (T*)dboth, rows, n, threads);               \
         else gate_back<T, GELU_TANH>((T*)dy, (const T*)both, (T*)dboth, rows, n, threads);                       \
     }                                                                                                            \
-    void attend_##suffix(void* scores, float scale, float cap, int64_t heads, int64_t queries, int64_t keys,     \
+    void attend_##suffix(void* scores, float scale, int64_t heads, int64_t queries, int64_t keys,                \
                          int64_t first, int64_t window, int64_t threads) {                                           \
-        attend((T*)scores, scale, cap, heads, queries, keys, first, window, threads);                            \
+        attend((T*)scores, scale, heads, queries, keys, first, window, threads);                                 \
     }                                                                                                            \
     void attend_back_##suffix(void* d, const void* weights, float scale, int64_t rows, int64_t keys,             \
                               int64_t threads) {                                                                     \

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ftkit.fast import attention, compiled, pieces
+from ftkit.fast import attention, pieces
 from ftkit.fast.loss import Logits, Scores, token_scores
 from ftkit.recipe import Fast
 
@@ -52,7 +52,7 @@ class LogProbs:
         return self.scores(model, batch).logprobs
 
     def scores(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Scores:
-        """Log-probability, entropy and hit of each trained token of the batch, in order."""
+        """Log-probability of each trained token of the batch, in order; entropy and hit where at hand."""
         base = _base(model)
         layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
         inputs = {name: batch[name] for name in ("input_ids", *layout)} | {"use_cache": False}
@@ -62,9 +62,7 @@ class LogProbs:
         with attention.packed() if self.packed else contextlib.nullcontext(), _half_precision(base):
             if self.logits is None:
                 made = base(**inputs).logits[:, :-1][trained].float()
-                return Scores(
-                    made.log_softmax(-1).gather(1, targets[:, None])[:, 0], None, made.argmax(-1) == targets
-                )
+                return Scores(made.log_softmax(-1).gather(1, targets[:, None])[:, 0])
             hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
         head = base.get_output_embeddings()
         return token_scores(
@@ -87,6 +85,8 @@ def choose(model: torch.nn.Module, *, fast: Fast | bool = True, recompute: str =
     reference = _trial(model, plain) if wanted.attention or wanted.loss else None
     report = pieces.install(model, wanted, recompute)
     logits, no_loss = _logits(base) if wanted.loss else (None, "switched off")
+    if logits is None:
+        report.skipped["loss"] = no_loss
     why_padded = _obstacle(base) if wanted.attention else "compute.fast.attention is off"
     before = base.config._attn_implementation
     if not why_padded:
@@ -94,19 +94,14 @@ def choose(model: torch.nn.Module, *, fast: Fast | bool = True, recompute: str =
         packed = LogProbs(True, logits, "rows end to end, attention within each row", report)
         why_padded = _doubt(model, packed, reference)
         if not why_padded:
-            return packed if logits else _explained(packed, no_loss)
+            return packed
         base.set_attn_implementation(before)
     padded = LogProbs(False, logits, f"rows padded: {why_padded}", report)
     doubt = _doubt(model, padded, reference)
     if doubt:  # the plain way is always right
         report.undo()
         return LogProbs(False, None, f"rows padded, no fast piece: {doubt}")
-    return padded if logits else _explained(padded, no_loss)
-
-
-def _explained(way: LogProbs, no_loss: str) -> LogProbs:
-    way.report.skipped["loss"] = no_loss
-    return way
+    return padded
 
 
 def _doubt(model: torch.nn.Module, way: LogProbs, reference: torch.Tensor | None) -> str:
@@ -197,10 +192,3 @@ def _half_precision(model: torch.nn.Module) -> contextlib.AbstractContextManager
     if base.get_input_embeddings().weight.dtype == torch.bfloat16:
         return torch.autocast(first.device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def machine() -> str:
-    """What the fast pieces find on this machine, in a line."""
-    threads = f"{torch.get_num_threads()} threads"
-    kernels = compiled.why_not()
-    return f"{threads}; compiled kernels: {'no, ' + kernels if kernels else 'yes'}"

@@ -36,12 +36,12 @@ PLAIN = Logits()
 class Scores(NamedTuple):
     """Of each trained token: its log-probability; the distribution's entropy in nats; whether it comes first.
 
-    `entropy` is None where it would take a pass of its own.
+    The last two are None where they would take a pass of their own.
     """
 
     logprobs: torch.Tensor
-    entropy: torch.Tensor | None
-    correct: torch.Tensor
+    entropy: torch.Tensor | None = None
+    correct: torch.Tensor | None = None
 
 
 def token_scores(
@@ -70,20 +70,7 @@ def token_scores(
     Scores
         (n,) each; `logprobs` in float32 (float64 for float64), differentiable in `hidden`, `head` and `bias`.
     """
-    logprobs, entropy, correct = _TokenScores.apply(hidden, head, targets, bias, logits)
-    return Scores(logprobs, entropy if entropy.numel() or not len(targets) else None, correct)
-
-
-def token_logprobs(
-    hidden: torch.Tensor,
-    head: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    bias: torch.Tensor | None = None,
-    logits: Logits = PLAIN,
-) -> torch.Tensor:
-    """The log-probabilities of `token_scores` alone."""
-    return token_scores(hidden, head, targets, bias=bias, logits=logits).logprobs
+    return Scores(*_TokenScores.apply(hidden, head, targets, bias, logits))
 
 
 def reference_logprobs(
@@ -94,7 +81,7 @@ def reference_logprobs(
     bias: torch.Tensor | None = None,
     logits: Logits = PLAIN,
 ) -> torch.Tensor:
-    """The same by plain autograd over all logits at once: what `token_logprobs` is tested against."""
+    """The same by plain autograd over all logits at once: what `token_scores` is tested against."""
     made = hidden.to(head.dtype) @ head.T
     made = made.to(torch.promote_types(head.dtype, torch.float32)) + (0 if bias is None else bias)
     made = made * logits.scale
@@ -112,7 +99,7 @@ class _TokenScores(torch.autograd.Function):
         targets: torch.Tensor,
         bias: torch.Tensor | None,
         logits: Logits,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         parts = []
         for part in _slices(len(targets), head):
@@ -123,11 +110,9 @@ class _TokenScores(torch.autograd.Function):
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
         ctx.logits = logits
-        out, entropy, correct = (
-            torch.cat(column) for column in zip(*(parts or [_nothing(head)]), strict=True)
-        )
-        ctx.mark_non_differentiable(entropy, correct)
-        return out, entropy, correct
+        made = tuple(map(torch.cat, zip(*parts, strict=True)))
+        ctx.mark_non_differentiable(*made[1:])
+        return made
 
     @staticmethod
     @once_differentiable
@@ -149,9 +134,6 @@ class _TokenScores(torch.autograd.Function):
         return to_hidden, to_head.to(head.dtype), None, to_bias, None
 
 
-_Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
 def _score(
     hidden: torch.Tensor,
     head: torch.Tensor,
@@ -159,15 +141,15 @@ def _score(
     bias: torch.Tensor | None,
     logits: Logits,
     with_slope: bool,
-) -> tuple[_Parts, torch.Tensor]:
-    """Log-probabilities, entropies and hits of one slice; the slope of the first in the head's outputs."""
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """The scores of one slice that are had in one pass; the slope of the first in the head's outputs."""
     made = hidden.to(head.dtype) @ head.T
     if bias is None and compiled.available(made):
         n = len(targets)
         out, entropy = torch.empty(n), torch.empty(n)
         best = torch.empty(n, dtype=torch.int64)
         compiled.call(
-            "logprobs", made, made, targets.contiguous(), float(logits.scale), float(logits.softcap),
+            "logprobs", made, targets.contiguous(), float(logits.scale), float(logits.softcap),
             out, entropy, best, int(with_slope), n, made.shape[-1],
         )  # fmt: skip
         return (out, entropy, best == targets), made
@@ -181,7 +163,6 @@ def _score(
     index = targets[:, None]
     total = made.logsumexp(-1, keepdim=True)
     out = (made.gather(1, index) - total)[:, 0]
-    correct = made.argmax(-1) == targets
     if with_slope:
         made.sub_(total).exp_().neg_()
         made.scatter_add_(1, index, torch.ones_like(index, dtype=made.dtype))
@@ -189,15 +170,10 @@ def _score(
             made *= 1 - inner**2
         if logits.scale != 1:
             made *= logits.scale
-    return (out, out.new_empty(0), correct), made.to(head.dtype)
-
-
-def _nothing(head: torch.Tensor) -> _Parts:
-    wide = torch.promote_types(head.dtype, torch.float32)
-    none = torch.empty(0, dtype=wide, device=head.device)
-    return none, none.clone(), torch.empty(0, dtype=torch.bool, device=head.device)
+    return (out,), made.to(head.dtype)
 
 
 def _slices(count: int, head: torch.Tensor) -> list[slice]:
+    """Rows that are computed together; one slice of none where there are none."""
     rows = max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
-    return [slice(start, start + rows) for start in range(0, count, rows)]
+    return [slice(start, start + rows) for start in range(0, max(count, 1), rows)]

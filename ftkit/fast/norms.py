@@ -40,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         size = x.shape[-1]
         inverse = torch.empty(x.numel() // size)
         compiled.call(
-            "rms_norm", x, rows, weight, float(offset), float(eps), y, size, inverse, len(inverse), size
+            "rms_norm", rows, weight, float(offset), float(eps), y, size, inverse, len(inverse), size
         )
         ctx.save_for_backward(rows, weight, inverse)
         ctx.offset = offset
@@ -52,5 +52,5 @@ class _RMSNorm(torch.autograd.Function):
         rows, weight, inverse = ctx.saved_tensors
         grad, out = grad.contiguous(), torch.empty_like(rows)
         arguments = (grad, rows, weight, float(ctx.offset), inverse, out, len(inverse), rows.shape[-1])
-        compiled.call("rms_norm_back", rows, *arguments)
+        compiled.call("rms_norm_back", *arguments)
         return out, None, None, None

@@ -71,41 +71,35 @@ def install(model: torch.nn.Module, wanted: Fast, recompute: str = "off") -> Rep
         What they make again in the backward: "off", "attention" (its weights) or "mlp" (projections too).
     """
     report = Report()
-    again = recompute in ("mlp", "layers")
-    if wanted.norms or wanted.rotary:
-        missing = compiled.why_not()
-        if missing:
-            report.skipped["compiled kernels"] = missing
-    for module in list(model.modules()):
-        if wanted.norms:
-            _try(report, "norms", module, _norm)
-        if wanted.mlp and wanted.lora:
-            _try(report, "mlp", module, functools.partial(_mlp, recompute=again))
+    if (wanted.norms or wanted.rotary) and (missing := compiled.why_not()):
+        report.skipped["compiled kernels"] = missing
+    steps: list[tuple[str, Callable[[Report, Any], int]]] = []
+    if wanted.norms:
+        steps.append(("norms", _norm))
     if wanted.lora:
-        for module in list(model.modules()):
-            _try(report, "lora", module, _projections)
-        for module in list(model.modules()):
-            _try(report, "lora", module, _single)
-    for module in model.modules():
+        if wanted.mlp:
+            steps.append(("mlp", functools.partial(_mlp, recompute=recompute == "mlp")))
+        steps += [("lora", _projections), ("lora", _single)]
+    modules = list(model.modules())
+    for piece, put in steps:
+        for module in modules:
+            try:
+                served = put(report, module)
+            except NotFittingError as reason:
+                report.skipped.setdefault(piece, str(reason))
+            else:
+                if served:
+                    report.used[piece] += served
+    for module in modules:
         if hasattr(module, "o_proj") or hasattr(module, "num_key_value_groups"):
-            module.ftkit_keep = recompute == "off"  # type: ignore[assignment]
+            # a layer that is made again whole needs its weights at once: no third time
+            module.ftkit_keep = recompute in ("off", "layers")  # type: ignore[assignment]
     if report.used["lora"] or report.used["mlp"]:
         _let_go(model)
     if wanted.rotary:
-        for name in {type(module).__module__ for module in model.modules()}:
+        for name in {type(module).__module__ for module in modules}:
             _rotary(report, sys.modules.get(name))
     return report
-
-
-def _try(
-    report: Report, piece: str, module: torch.nn.Module, put: Callable[[Report, Any], int | None]
-) -> None:
-    try:
-        report.used[piece] += put(report, module) or 0
-        if not report.used[piece]:
-            del report.used[piece]
-    except NotFittingError as reason:
-        report.skipped.setdefault(piece, str(reason))
 
 
 def _swap(report: Report, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
@@ -129,7 +123,7 @@ def _let_go(model: torch.nn.Module) -> None:
 # norms
 
 
-def _norm(report: Report, module: Any) -> int | None:
+def _norm(report: Report, module: Any) -> int:
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if (
@@ -138,7 +132,7 @@ def _norm(report: Report, module: Any) -> int | None:
         or weight.dim() != 1
         or not isinstance(eps, float)
     ):
-        return None
+        return 0
     if weight.requires_grad:
         raise NotFittingError("their weights are trained")
     if not compiled.available(weight):
@@ -208,15 +202,15 @@ def _group(modules: list[Any]) -> Group | None:
     return Group(found)
 
 
-def _projections(report: Report, module: Any) -> int | None:
+def _projections(report: Report, module: Any) -> int:
     """q, k and v of an attention as one product; each call of q_proj makes all three."""
     names = ("q_proj", "k_proj", "v_proj")
     parts = [getattr(module, name, None) for name in names]
     if not all(isinstance(part, torch.nn.Module) and _free(part) for part in parts):
-        return None
+        return 0
     group = _group(parts)
     if group is None:
-        return None
+        return 0
     _Together(report, parts, group)
     return 3
 
@@ -247,12 +241,12 @@ class _Together:
         return outputs[place]
 
 
-def _single(report: Report, module: Any) -> int | None:
+def _single(report: Report, module: Any) -> int:
     if not hasattr(module, "lora_A") or not _free(module):
-        return None
+        return 0
     group = _group([module])
     if group is None:
-        return None
+        return 0
     own = module.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -265,21 +259,19 @@ def _single(report: Report, module: Any) -> int | None:
 # gated feed-forward
 
 
-def _mlp(report: Report, module: Any, recompute: bool) -> int | None:
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj")]
-    inputs = [part for part in parts[:3] if part is not None]
-    down = parts[3]
-    if len(inputs) not in (1, 2) or (len(inputs) == 1 and parts[2] is None) or down is None:
-        return None
-    modules = [*inputs, down]
+def _mlp(report: Report, module: Any, recompute: bool) -> int:
+    together = hasattr(module, "gate_up_proj")
+    names = ("gate_up_proj", "down_proj") if together else ("gate_proj", "up_proj", "down_proj")
+    modules = [getattr(module, name, None) for name in names]
+    *inputs, down = modules
     if not all(isinstance(part, torch.nn.Module) and _free(part) for part in modules):
-        return None
+        return 0
     activation = _activation(getattr(module, "act_fn", getattr(module, "activation_fn", None)))
     if activation is None:
         raise NotFittingError(f"{type(module).__name__} has another activation")
     first, second = _group(inputs), _group([down])
     if first is None or second is None or first.outputs != 2 * second.inputs:
-        return None
+        return 0
     own = module.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ def _turn(
 ) -> torch.Tensor:
     _, heads, tokens, size = x.shape
     strides = (x.stride(2), x.stride(1)), (out.stride(2), out.stride(1))
-    compiled.call("rotary", x, x, *strides[0], cos, sin, sign, out, *strides[1], tokens, heads, size)
+    compiled.call("rotary", x, *strides[0], cos, sin, sign, out, *strides[1], tokens, heads, size)
     return out
 
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.recipe import Recipe
@@ -166,8 +168,8 @@ def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink) -> str:
         return asked
     from ftkit.models.estimate import recomputation
 
-    lengths = sorted(len(row.ids) for row in train.rows)
-    chosen, why = recomputation(recipe, row_tokens=lengths[int(0.95 * (len(lengths) - 1))])
+    long = int(np.quantile(train.lengths, 0.95, method="lower"))
+    chosen, why = recomputation(recipe, row_tokens=long)
     if chosen != "off":
         sink.emit("note", level="info", text=why)
     return chosen

@@ -260,13 +260,7 @@ def batches(
     settings: Training, rows: Sequence[Encoded], logprobs: LogProbs, *, shuffled: bool = True
 ) -> Batches:
     """How `rows` are batched for training, or for evaluation (not shuffled)."""
-    return Batches(
-        lengths(rows),
-        batch_size=settings.batch_size,
-        batch_tokens=settings.batch_tokens,
-        padded=not logprobs.packed,
-        seed=settings.seed if shuffled else None,
-    )
+    return Batches.of(lengths(rows), settings, padded=not logprobs.packed, shuffled=shuffled)
 
 
 def total_steps(settings: Training, batches_an_epoch: int) -> int:

@@ -113,35 +113,24 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
 
     some = dataset.train[:ROWS_COUNTED]
     found = encode_each(some, chat, recipe.objective, progress)
-    encoded = found.rows
-    lengths = tuple(len(row.ids) for row in encoded)
+    lengths = tuple(found.lengths.tolist())
     limit = recipe.data.max_length
-    training = recipe.training
     kept = [length for length in lengths if length <= limit]
-    packed, padded = (
-        Batches(
-            kept,
-            batch_size=training.batch_size,
-            batch_tokens=training.batch_tokens,
-            padded=padded,
-            seed=training.seed,
-        )
-        for padded in (False, True)
-    )
+    packed, padded = (Batches.of(kept, recipe.training, padded=padded) for padded in (False, True))
     return Counts(
         rows=len(some),
         of=len(dataset.train),
-        tokens=sum(lengths),
-        trained=sum(int(row.mask.sum()) for row in encoded),
+        tokens=found.tokens,
+        trained=found.trained_tokens,
         longest=max(lengths, default=0),
         too_long=sum(length > limit for length in lengths),
         refused=found.refused,
         max_length=limit,
         lengths=lengths,
         findings=tuple(
-            preflight(some, dataset.held_out, encoded, ends=chat.end_ids(), untrained=found.untrained)
+            preflight(some, dataset.held_out, found.rows, ends=chat.end_ids(), untrained=found.untrained)
         ),
-        batch_tokens=training.batch_tokens,
+        batch_tokens=recipe.training.batch_tokens,
         efficiency=packed.efficiency,
         padding=1 - padded.efficiency,
     )

@@ -24,12 +24,16 @@ def test_logprobs_and_gradients_equal_the_reference(
     weights = torch.randn(10, dtype=torch.float64)
     inputs = [hidden, head] if head_trains else [hidden]
     grads = []
-    for function in (loss.token_logprobs, loss.reference_logprobs):
-        out = function(hidden, head, targets)
+    for out in (
+        loss.token_scores(hidden, head, targets).logprobs,
+        loss.reference_logprobs(hidden, head, targets),
+    ):
         grads.append((out, *torch.autograd.grad((out * weights).sum(), inputs)))
     for got, want in zip(*grads, strict=True):
         torch.testing.assert_close(got, want)
-    assert torch.autograd.gradcheck(lambda h: loss.token_logprobs(h, head.detach(), targets), (hidden,))
+    assert torch.autograd.gradcheck(
+        lambda h: loss.token_scores(h, head.detach(), targets).logprobs, (hidden,)
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])

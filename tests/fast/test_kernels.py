@@ -105,7 +105,7 @@ def test_gradcheck_in_double_precision() -> None:
     bend = loss.Logits(scale=0.5, softcap=2.0)
     targets = torch.tensor([3, 0, 10, 10])
     assert torch.autograd.gradcheck(
-        lambda h, w: loss.token_logprobs(h, w, targets, logits=bend), (x[0], head)
+        lambda h, w: loss.token_scores(h, w, targets, logits=bend).logprobs, (x[0], head)
     )
 
 

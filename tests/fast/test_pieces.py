@@ -189,7 +189,6 @@ def test_without_a_compiler_the_rest_still_works(monkeypatch: pytest.MonkeyPatch
     finally:
         monkeypatch.undo()
         compiled._library.cache_clear()
-        compiled._reason.clear()
 
 
 def test_a_piece_that_computes_something_else_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

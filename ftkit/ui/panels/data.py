@@ -164,10 +164,7 @@ class DataPanel(Panel):
         self._tokens_row = row(self._tokens_note, self._fetch)
         self._findings = FindingsView(self._show_finding)
         self.browser = RowsBrowser()
-        self._rows = card(
-            self._summary, self._refused, self._findings, self.browser, row(self._tokens_note, self._fetch)
-        )
-        self._tokens_row = self._rows.children[-1]
+        self._rows = card(self._summary, self._refused, self._findings, self.browser, self._tokens_row)
         self.export = ExportRows(lambda: self.dataset)
         self._mapping = MappingView(self.workspace)
         self._mapping_fold = folded({"Format and columns": lambda: self._mapping})
