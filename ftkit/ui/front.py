@@ -37,6 +37,11 @@ def css(name: str = "") -> str:
     return asset("_shared/theme.css") + ("\n" + asset(name) if name else "")
 
 
+def esm(name: str) -> str:
+    """What all widgets share, followed by a widget's own module: what an anywidget takes as `_esm`."""
+    return asset("_shared/dom.js") + "\n" + asset(name)
+
+
 def theme() -> widgets.HTML:
     """An invisible widget that brings the theme: first child of every panel (each may stand alone)."""
     return widgets.HTML(f"<style>{css()}</style>", layout=widgets.Layout(display="none"))

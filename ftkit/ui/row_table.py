@@ -22,7 +22,7 @@ class RowTable(anywidget.AnyWidget):
         Called with the place of a row that was clicked.
     """
 
-    _esm = front.asset("rows/widget.js")
+    _esm = front.esm("rows/widget.js")
     _css = front.css("rows/widget.css")
 
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)

@@ -24,7 +24,7 @@ class TokenView(anywidget.AnyWidget):
         Called with 1 or -1 when Page Down or Page Up ask for the next row or the one before.
     """
 
-    _esm = front.asset("tokens/widget.js")
+    _esm = front.esm("tokens/widget.js")
     _css = front.css("tokens/widget.css")
 
     tokens = traitlets.List(traitlets.Dict()).tag(sync=True)

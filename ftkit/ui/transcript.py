@@ -25,7 +25,7 @@ class Transcript(anywidget.AnyWidget):
         and its fields when a person asks for it. It must return at once; an error it raises is shown.
     """
 
-    _esm = front.asset("chat/widget.js")
+    _esm = front.esm("chat/widget.js")
     _css = front.css("chat/widget.css")
 
     turns: list[dict[str, Any]] = traitlets.List(traitlets.Dict()).tag(sync=True)

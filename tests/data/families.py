@@ -49,6 +49,18 @@ def _lines(text: str) -> str:
     return "".join(line.strip() for line in text.splitlines())
 
 
+_QWEN_TURNS = r"""{% for call in m.tool_calls or [] %}{{'\n' if m.content or not loop.first else ''}}
+{{'<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}'}}
+{{'\n</tool_call>'}}{% endfor %}{{'<|im_end|>'}}{% endgeneration %}{{'\n'}}
+{% elif m.role == 'tool' %}
+{{'<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' else ''}}
+{{'\n<tool_response>\n' + m.content + '\n</tool_response>'}}
+{{'<|im_end|>\n' if loop.last or messages[loop.index0 + 1].role != 'tool' else ''}}
+{% elif not (m.role == 'system' and loop.first) %}
+{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"""
+"""An assistant's calls and the end of its turn, the turns of tools and of others, and the header of a reply."""
+
 FAMILIES = {
     "llama-3": Family(
         _lines(
@@ -77,16 +89,8 @@ FAMILIES = {
 {% elif messages[0].role == 'system' %}{{'<|im_start|>system\n' + messages[0].content + '<|im_end|>\n'}}
 {% else %}{{'<|im_start|>system\nBe good.<|im_end|>\n'}}{% endif %}
 {% for m in messages %}{% if m.role == 'assistant' %}{{'<|im_start|>assistant\n'}}{% generation %}{{m.content}}
-{% for call in m.tool_calls or [] %}{{'\n' if m.content or not loop.first else ''}}
-{{'<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}'}}
-{{'\n</tool_call>'}}{% endfor %}{{'<|im_end|>'}}{% endgeneration %}{{'\n'}}
-{% elif m.role == 'tool' %}
-{{'<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' else ''}}
-{{'\n<tool_response>\n' + m.content + '\n</tool_response>'}}
-{{'<|im_end|>\n' if loop.last or messages[loop.index0 + 1].role != 'tool' else ''}}
-{% elif not (m.role == 'system' and loop.first) %}
-{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endif %}{% endfor %}
-{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"""
+"""
+            + _QWEN_TURNS
         ),
         ("<|im_end|>", "<|im_start|>"),
     ),
@@ -105,16 +109,8 @@ FAMILIES = {
 {{'<|im_start|>assistant\n'}}{% generation %}
 {% if loop.index0 > ns.last and (loop.last or thought) %}
 {{'<think>\n' + thought.strip('\n') + '\n</think>\n\n'}}{% endif %}{{said}}
-{% for call in m.tool_calls or [] %}{{'\n' if m.content or not loop.first else ''}}
-{{'<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}'}}
-{{'\n</tool_call>'}}{% endfor %}{{'<|im_end|>'}}{% endgeneration %}{{'\n'}}
-{% elif m.role == 'tool' %}
-{{'<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' else ''}}
-{{'\n<tool_response>\n' + m.content + '\n</tool_response>'}}
-{{'<|im_end|>\n' if loop.last or messages[loop.index0 + 1].role != 'tool' else ''}}
-{% elif not (m.role == 'system' and loop.first) %}
-{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endif %}{% endfor %}
-{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"""
+"""
+            + _QWEN_TURNS
         ),
         ("<|im_end|>", "<|im_start|>"),
         stable=False,

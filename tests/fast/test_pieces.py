@@ -7,35 +7,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    Olmo2Config,
-    Phi3Config,
-    Qwen2Config,
-)
+from transformers import AutoModelForCausalLM
 
 from ftkit.fast import compiled, pieces
 from ftkit.fast.logprobs import IGNORED, LogProbs, choose
 from ftkit.recipe import Fast
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SMALL),
-    "qwen2": Qwen2Config(**SMALL),
-    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=4, layer_types=["sliding_attention"] * 2),
-    "phi3": Phi3Config(**SMALL),
-    "olmo2": Olmo2Config(**SMALL),
-}
+from .test_packing import CONFIGS as ALL_CONFIGS
+
+CONFIGS = {name: ALL_CONFIGS[name] for name in ("llama", "qwen2", "gemma3", "phi3", "olmo2")}
 
 
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float32, **lora: Any) -> Any:

@@ -13,14 +13,6 @@ const PATIENCE = 1500; // ms without an answer before the kernel is called busy
 
 let counter = 0;
 
-function element(tag, className = "", text = undefined, attributes = {}) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 function button(text, label, className, onClick) {
   const node = element("button", className, text, { type: "button", "aria-label": label, title: label });
   node.addEventListener("click", onClick);
@@ -29,19 +21,6 @@ function button(text, label, className, onClick) {
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
-}
-
-async function copy(text) {
-  if (navigator.clipboard?.writeText) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = element("textarea"); // no clipboard on plain http
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }
 
 // Requests to the kernel: resolves with nothing, rejects with {message, advice}.

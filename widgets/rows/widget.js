@@ -3,13 +3,6 @@
 
 let counter = 0;
 
-function element(tag, className = "", text = undefined) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 // The text with each occurrence of `find` marked, letter case aside.
 function marked(text, find) {
   const node = element("span");

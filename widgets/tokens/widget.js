@@ -6,30 +6,10 @@ function visible(text) {
   return text === "" ? "∅" : text.replace(/[\n\t\r]/g, (character) => VISIBLE[character]);
 }
 
-function element(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 function describe(token, index, count) {
   const kinds = [token.trained ? "trained" : "not trained"];
   if (token.special) kinds.push("special");
   return `Token ${index + 1} of ${count} · id ${token.id} · ${JSON.stringify(token.text)} · ${kinds.join(", ")}`;
-}
-
-async function copy(text) {
-  if (navigator.clipboard?.writeText) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = element("textarea"); // no clipboard on plain http
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }
 
 let counter = 0;
