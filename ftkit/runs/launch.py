@@ -153,7 +153,7 @@ def explain(error: BaseException) -> tuple[str, str]:
         return (
             f"There was not enough memory ({text.splitlines()[0]:.200}).",
             "In order of effect: halve training.batch_size and double training.gradient_accumulation_steps, "
-            "lower data.max_length, turn on compute.gradient_checkpointing, lower method.rank, "
+            "lower data.max_length, set compute.gradient_checkpointing to layers, lower method.rank, "
             "or take a smaller model.",
         )
     if isinstance(error, OSError) and error.errno == 28:
