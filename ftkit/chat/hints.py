@@ -23,6 +23,10 @@ class Hints:
     """First user messages of held-out rows."""
 
 
+_READ = 500
+"""Rows that hints are taken from."""
+
+
 def hints(recipe: Recipe, limit: int = 4) -> Hints:
     """Read the rows of `recipe` without touching the network; no rows, no hints.
 
@@ -34,10 +38,10 @@ def hints(recipe: Recipe, limit: int = 4) -> Hints:
     from ftkit.data import Conversation, load
 
     try:
-        dataset = load(recipe.data, offline=True)
+        dataset = load(recipe.data.model_copy(update={"max_rows": _READ}), offline=True)
     except FtkitError:
         return Hints(recipe.data.system_prompt or "")
-    rows = [row for row in (*dataset.held_out, *dataset.train[:200]) if isinstance(row, Conversation)]
+    rows = [row for row in (*dataset.held_out, *dataset.train) if isinstance(row, Conversation)]
     if not rows:
         return Hints(recipe.data.system_prompt or "")
     systems = Counter(_first(row, "system") or recipe.data.system_prompt or "" for row in rows)

@@ -15,7 +15,7 @@ from ftkit.cli.console import out, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ftkit.data import Example, Refusal, Template
+    from ftkit.data import Dataset, Example, Refusal, Template
     from ftkit.data.inspection import Inspection
 
 _REFUSALS_SHOWN = 10
@@ -51,7 +51,7 @@ def inspect(
         print(json.dumps(found.to_dict() | ({"row": shown} if shown is not None else {}), ensure_ascii=False))
         return 0
     _print_counts(found)
-    _print_refused(found.refused)
+    _print_refused(found.dataset, found.refused)
     _print_findings(found)
     if shown is not None:
         _print_tokens(shown)
@@ -75,7 +75,7 @@ def convert(
     out.print(escape(printable(f"Read as {dataset.format} ({dataset.format_reason}).")))
     for path, count in written.items():
         out.print(escape(printable(f"{path}: {count:,} rows")))
-    _print_refused(dataset.refused)
+    _print_refused(dataset, dataset.refused)
     return 0
 
 
@@ -107,7 +107,8 @@ def _print_counts(found: Inspection) -> None:
     table.add_column(overflow="fold")
     padding = f"{facts['padding_saved']:.1%}"
     columns = ", ".join(f"{role}: {column}" for role, column in facts["columns"].items())
-    lines = {
+    listed = [f"{part.name}: {part.rows:,} rows, {part.layout.format}" for part in found.dataset.parts]
+    lines = ({"sources": "\n".join(listed)} if len(listed) > 1 else {}) | {
         "format": f"{facts['format']} ({facts['reason']}; confidence {facts['confidence']:.2f})",
         "columns": columns,
         "rows": f"{facts['rows']:,}, {facts['accepted']:,} can be learned, {len(found.refused):,} refused",
@@ -120,9 +121,10 @@ def _print_counts(found: Inspection) -> None:
     out.print(table)
 
 
-def _print_refused(refused: Sequence[Refusal]) -> None:
+def _print_refused(dataset: Dataset, refused: Sequence[Refusal]) -> None:
     for one in refused[:_REFUSALS_SHOWN]:
-        out.print(f"[yellow]refused[/] row {one.row}: {escape(printable(one.reason))}")
+        where = escape(printable(dataset.where(one.row)))
+        out.print(f"[yellow]refused[/] {where}: {escape(printable(one.reason))}")
     if len(refused) > _REFUSALS_SHOWN:
         more = len(refused) - _REFUSALS_SHOWN
         out.print(f"[yellow]refused[/] and {more:,} more (ftkit data inspect --json has them all)")

@@ -19,6 +19,7 @@ from ftkit.data.formats import FORMATS
 from ftkit.data.messages import to_messages, write_messages
 from ftkit.data.starter import STARTER_SETS, StarterSet
 from ftkit.data.template import Template
+from ftkit.recipe.rows import save_rows
 
 __all__ = [
     "FORMATS",
@@ -43,6 +44,7 @@ __all__ = [
     "encode_all",
     "load",
     "preview_tokens",
+    "save_rows",
     "to_messages",
     "write_messages",
 ]

@@ -45,7 +45,7 @@ def encode_chunk(examples: Sequence[Example], template: Template, limits: Limits
         When a row is too long and that is an error.
     """
     chunk = Chunk()
-    chosen = usable(examples, chunk.refused)
+    chosen = usable(examples, template, limits, chunk.refused)
     return _finished(
         chunk, chosen, template.encode_many(chosen, train_on(limits.objective)), template, limits
     )
@@ -114,7 +114,7 @@ def _in_this_process(
         ahead: Callable[[], Chunk] | None = None
         for part in _parts(examples):
             chunk = Chunk()
-            chosen = usable(part, chunk.refused)
+            chosen = usable(part, template, limits, chunk.refused)
             prepared = template.prepare(chosen)
             tokens = pool.submit(template.tokenise, prepared)
             if ahead is not None:
@@ -158,7 +158,7 @@ def _in_processes(
         for part in [examples[:CHUNK], *_parts(examples[done * CHUNK :])]:
             refused: list[Refusal] = []
             unusable.append(refused)
-            yield usable(part, refused)
+            yield usable(part, template, limits, refused)
 
     with Workers(count, template, limits) as workers:
         for place, chunk in enumerate(workers.encode(tasks(), tell)):

@@ -54,6 +54,8 @@ class Entry:
 
     Attributes
     ----------
+    name
+        What the listing calls it.
     source
         A path, or a Hub id where `on_hub`.
     num_samples
@@ -75,6 +77,11 @@ def find(source: str) -> Path | None:
     if path.name == NAME and path.is_file():
         return path
     return path / NAME if (path / NAME).is_file() else None
+
+
+def names(subset: str | None) -> list[str | None]:
+    """The datasets that are asked for: one, or several with commas between them."""
+    return [name.strip() for name in subset.split(",") if name.strip()] if subset else [None]
 
 
 def entry(path: Path, name: str | None) -> Entry:

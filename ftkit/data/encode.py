@@ -95,8 +95,6 @@ def encode_all(
     """
     from ftkit.data.chunks import encode_chunks
 
-    if any(not isinstance(example, PlainText) for example in examples):
-        template.source  # noqa: B018  a model without a template is one error, not one a row
     limits = Limits(objective, max_length, too_long)
     if cache is not None and len(examples) >= CACHED_FROM:
         kept = _through(cache, examples, template, limits, progress, processes)
@@ -127,7 +125,7 @@ def _through(
     processes: int | None,
 ) -> EncodedSet | None:
     """The rows from the cache, put there first where needed; None where it cannot be written to."""
-    from ftkit.data import token_cache
+    from ftkit.data import entries, token_cache
     from ftkit.data.chunks import encode_chunks
 
     settings = {**vars(limits), "objective": limits.objective.model_dump()}
@@ -157,7 +155,7 @@ def _through(
             return None
     finally:
         writer.close()
-    token_cache.clean(cache, keep=name)
+    entries.clean(cache, name, token_cache.LIMIT_BYTES)
     return token_cache.read(cache, name)
 
 
@@ -183,14 +181,40 @@ def encode_each(
     return _collected(chunks)
 
 
-def usable(examples: Sequence[Example], refused: list[Refusal]) -> list[Conversation | PlainText]:
-    """What there is to imitate in each example; those without are added to `refused`."""
+def usable(
+    examples: Sequence[Example], template: Template, limits: Limits, refused: list[Refusal]
+) -> list[Conversation | PlainText]:
+    """What there is to imitate in each example; those without are added to `refused`.
+
+    Raises
+    ------
+    TemplateError
+        When there are turns and the model has no chat template: one error, not one a row.
+    DataError
+        When a row has too many characters, and that is an error.
+    """
     found: list[Conversation | PlainText] = []
+    most = (
+        template.most_characters(limits.max_length) if limits.too_long in ("drop", "error") else sys.maxsize
+    )
     for example in examples:
         try:
-            found.append(as_conversation(example))
+            one = as_conversation(example)
         except UnusableRowError as error:
             refused.append(Refusal(example.row, str(error)))
+            continue
+        count = (
+            len(one.text) if isinstance(one, PlainText) else sum(len(turn.content) for turn in one.messages)
+        )
+        if count <= most:
+            found.append(one)
+            continue
+        reason = f"{count:,} characters, the cut-off is {limits.max_length} tokens"  # never tokenised
+        if limits.too_long == "error":
+            raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
+        refused.append(Refusal(example.row, reason))
+    if any(isinstance(example, Conversation) for example in found):
+        template.source  # noqa: B018
     return found
 
 

@@ -16,7 +16,6 @@ from ftkit.data.example import (
     PlainText,
     PreferencePair,
     RatedReply,
-    Refusal,
     SpanAnswer,
     TaggedTokens,
     UnusableRowError,
@@ -135,24 +134,6 @@ class Format:
     def roles(self) -> tuple[str, ...]:
         """All roles, required ones first."""
         return (*self.required, *self.optional)
-
-
-def to_examples(rows: Sequence[Row], layout: Layout) -> tuple[list[Example], list[Refusal]]:
-    """Every row as an Example, or as a Refusal that says why it cannot be one."""
-    known = FORMATS[layout.format]
-    used = set(layout.columns.values())
-    examples: list[Example] = []
-    refused: list[Refusal] = []
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            refused.append(Refusal(number, f"it is {type(row).__name__}, not an object with columns"))
-            continue
-        extra = {key: value for key, value in row.items() if key not in used}
-        try:
-            examples.append(known.read(Fields(row, layout), number, extra))
-        except UnusableRowError as error:
-            refused.append(Refusal(number, str(error)))
-    return examples, refused
 
 
 def recognise(

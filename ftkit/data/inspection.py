@@ -75,6 +75,10 @@ class Inspection:
             "accepted": len(self.encoded),
             "held_out": len(self.dataset.held_out),
             "refused": [{"row": one.row, "reason": one.reason} for one in self.refused],
+            "sources": [
+                {"name": part.name, "rows": part.rows, "first": part.first, "format": part.layout.format}
+                for part in self.dataset.parts
+            ],
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "lengths": self.lengths(),

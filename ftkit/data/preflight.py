@@ -1,12 +1,15 @@
-"""What is wrong, or odd, about rows before they are trained on. Linear in their number."""
+"""What is wrong, or odd, about rows before they are trained on. One pass, linear in their number."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import re
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +43,8 @@ _SECRET = re.compile(
 _SECRET_SHOWN = 5
 """Characters of a secret that a finding shows: enough to know its kind."""
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_]\w{0,40}\s*\}\}")
+_LOOK_UP = 1000
+"""Rows between two words to the person who waits."""
 _JOINERS = "\u200c\u200d"
 """Zero-width, yet part of ordinary writing in many scripts and of emoji."""
 
@@ -72,6 +77,7 @@ def preflight(
     *,
     ends: Collection[int] = (),
     untrained: Sequence[int] = (),
+    progress: Callable[[str, float | None], None] | None = None,
 ) -> list[Finding]:
     """Look at the rows, and at their tokens where given; errors first.
 
@@ -85,23 +91,20 @@ def preflight(
         Ids of the tokens that end a reply.
     untrained
         Numbers of the rows left out of `encoded` because nothing in them would be learned.
+    progress
+        Told how far it is; may raise to end it.
     """
-    found = [
-        *_untrained(encoded, untrained),
-        *_tokens(encoded, ends),
-        *_rows_where(examples, _alternation_fault, "warning", "Turns do not alternate", _ALTERNATION),
-        *_rows_where(examples, _tiny_answer, "warning", "Answers of one character or less", _TINY),
-        *_duplicates(examples),
-        *_leaks(examples, held_out),
-        *_unbalanced(examples),
-        *_rows_where(examples, _invisible, "warning", "Invisible characters", _INVISIBLE),
-        *_rows_where(examples, _searcher(_PLACEHOLDER), "warning", "Placeholders left", _PLACEHOLDERS),
-        *_secrets(examples),
-        *_rows_where(examples, _searcher(_EMAIL), "warning", "E-mail addresses", _EMAILS),
-    ]
+    seen = _Seen({_content(example) for example in held_out})
+    for place, example in enumerate(examples):
+        if place % _LOOK_UP == 0 and progress is not None:
+            progress("Looking for faults", place / len(examples))
+        seen.look(example)
+    found = [*_untrained(encoded, untrained), *_tokens(encoded, ends), *seen.findings()]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
+_DUPLICATES = "The same row stands in the data more than once: it weighs more than the others."
+_LEAKS = "These training rows are held out as well: the held-out loss looks better than it is."
 _ALTERNATION = "Two turns of one speaker follow each other: many chat templates cannot render that."
 _TINY = "A model that learns them learns to say nothing. Leave the rows out if that is not meant."
 _INVISIBLE = "Zero-width or control characters are learned like letters. Remove them unless they are meant."
@@ -114,12 +117,58 @@ def _finding(level: Any, title: str, message: str, rows: Sequence[int]) -> Findi
     return Finding(level, title, message, tuple(rows), len(rows))
 
 
-def _rows_where(
-    examples: Sequence[Example], is_so: Callable[[Example], bool], level: str, title: str, message: str
-) -> Iterator[Finding]:
-    rows = [example.row for example in examples if is_so(example)]
+class _Seen:
+    """What is seen of the rows in one pass over them: each may have to be read from disk.
+
+    Parameters
+    ----------
+    aside
+        What the held-out rows say.
+    """
+
+    def __init__(self, aside: Collection[bytes]) -> None:
+        self.aside = aside
+        self.where: dict[str, list[int]] = {title: [] for title, _, _ in _CHECKS}
+        self.first: dict[bytes, int] = {}
+        self.again: list[int] = []
+        self.leaked: list[int] = []
+        self.secret: list[int] = []
+        self.secrets: dict[str, None] = {}
+        self.labels: Counter[Any] = Counter()
+
+    def look(self, example: Example) -> None:
+        """Take one row in."""
+        texts = tuple(_texts(example))
+        for title, _, is_so in _CHECKS:
+            if is_so(example, texts):
+                self.where[title].append(example.row)
+        said = _digest(texts)
+        if self.first.setdefault(said, example.row) != example.row:
+            self.again.append(example.row)
+        if said in self.aside:
+            self.leaked.append(example.row)
+        found = next((match for text in texts if (match := _SECRET.search(text))), None)
+        if found:
+            self.secret.append(example.row)
+            self.secrets[found[0][:_SECRET_SHOWN] + "…"] = None
+        if isinstance(example, (LabelledText, RatedReply)):
+            self.labels[example.label if isinstance(example, LabelledText) else example.good] += 1
+
+    def findings(self) -> Iterator[Finding]:
+        """All of it."""
+        yield from _warning("Duplicates", _DUPLICATES, self.again)
+        yield from _warning("Held-out rows in the training data", _LEAKS, self.leaked)
+        yield from _unbalanced(self.labels)
+        kinds = ", ".join(list(self.secrets)[:5])
+        yield from _warning("Looks like a secret", f"{_SECRETS} They begin with {kinds}", self.secret)
+        for title, message, _ in _CHECKS:
+            yield from _warning(title, message, self.where[title])
+
+
+def _warning(title: str, message: str, rows: Sequence[int]) -> Iterator[Finding]:
     if rows:
-        yield _finding(level, title, message, rows)
+        distinct = tuple(dict.fromkeys(rows))  # a row may be learned several times
+        yield Finding("warning", title, message, distinct, len(distinct))
 
 
 def _untrained(encoded: Sequence[Encoded], refused: Sequence[int]) -> Iterator[Finding]:
@@ -166,43 +215,7 @@ def _all_end(row: Encoded, ends: np.ndarray) -> bool:
     return bool((is_end[edges[1::2]] > is_end[edges[::2]]).all())
 
 
-def _duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
-    seen: dict[Hashable, int] = {}
-    again = []
-    for example in examples:
-        if seen.setdefault(_content(example), example.row) != example.row:
-            again.append(example.row)
-    if again:
-        message = "The same row stands in the data more than once: it weighs more than the others."
-        yield _finding("warning", "Duplicates", message, again)
-
-
-def _leaks(examples: Sequence[Example], held_out: Sequence[Example]) -> Iterator[Finding]:
-    aside = {_content(example) for example in held_out}
-    rows = [example.row for example in examples if _content(example) in aside]
-    if rows:
-        message = "These training rows are held out as well: the held-out loss looks better than it is."
-        yield _finding("warning", "Held-out rows in the training data", message, rows)
-
-
-def _secrets(examples: Sequence[Example]) -> Iterator[Finding]:
-    rows, kinds = [], dict[str, None]()
-    for example in examples:
-        found = next((match for text in _texts(example) if (match := _SECRET.search(text))), None)
-        if found:
-            rows.append(example.row)
-            kinds[found[0][:_SECRET_SHOWN] + "…"] = None
-    if rows:
-        message = f"{_SECRETS} They begin with {', '.join(list(kinds)[:5])}"
-        yield _finding("warning", "Looks like a secret", message, rows)
-
-
-def _unbalanced(examples: Sequence[Example]) -> Iterator[Finding]:
-    labels = Counter(
-        example.label if isinstance(example, LabelledText) else example.good
-        for example in examples
-        if isinstance(example, (LabelledText, RatedReply))
-    )
+def _unbalanced(labels: Counter[Any]) -> Iterator[Finding]:
     if not labels:
         return
     ordered = labels.most_common()
@@ -214,9 +227,16 @@ def _unbalanced(examples: Sequence[Example]) -> Iterator[Finding]:
         yield Finding("warning", "Unbalanced labels", message)
 
 
-def _content(example: Example) -> Hashable:
-    """What a row says, space and letter case aside."""
-    return tuple(" ".join(text.split()).casefold() for text in _texts(example))
+def _content(example: Example) -> bytes:
+    return _digest(tuple(_texts(example)))
+
+
+def _digest(texts: Sequence[str]) -> bytes:
+    """What a row says, space and letter case aside; a digest, for the texts may not fit in memory."""
+    said = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        said.update(" ".join(text.split()).casefold().encode("utf-8", "surrogatepass") + b"\0")
+    return said.digest()
 
 
 def _messages(example: Example) -> tuple[Message, ...]:
@@ -245,24 +265,43 @@ def _texts(example: Example) -> Iterable[str]:
             return (*example.tokens, *example.tags)
 
 
-def _alternation_fault(example: Example) -> bool:
+def _alternation_fault(example: Example, _: Sequence[str]) -> bool:
     roles = [turn.role for turn in _messages(example) if turn.role != "system"]
     return any(one == other != "tool" for one, other in itertools.pairwise(roles))
 
 
-def _tiny_answer(example: Example) -> bool:
+def _tiny_answer(example: Example, _: Sequence[str]) -> bool:
     turns = [turn for turn in _messages(example) if turn.role == "assistant" and not turn.tool_calls]
     return any(len(turn.content.strip()) <= 1 for turn in turns)
 
 
-def _invisible(example: Example) -> bool:
+def _invisible(_: Example, texts: Sequence[str]) -> bool:
     return any(
-        unicodedata.category(character) in ("Cf", "Cc", "Co") and character not in "\n\t\r" + _JOINERS
-        for text in _texts(example)
-        if not text.isascii() or not text.isprintable()
-        for character in text
+        _invisible_characters().search(text) for text in texts if not (text.isascii() and text.isprintable())
     )
 
 
-def _searcher(pattern: re.Pattern[str]) -> Callable[[Example], bool]:
-    return lambda example: any(pattern.search(text) for text in _texts(example))
+@functools.cache
+def _invisible_characters() -> re.Pattern[str]:
+    """Control and format characters and those for private use, but for line breaks and joiners."""
+    found = [
+        re.escape(character)
+        for character in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.category(character) in ("Cf", "Cc") and character not in "\n\t\r" + _JOINERS
+    ]
+    private = "\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd"
+    return re.compile(f"[{''.join(found)}{private}]")
+
+
+def _holds(pattern: re.Pattern[str]) -> Callable[[Example, Sequence[str]], bool]:
+    return lambda _, texts: any(pattern.search(text) for text in texts)
+
+
+_CHECKS: tuple[tuple[str, str, Callable[[Example, Sequence[str]], bool]], ...] = (
+    ("Turns do not alternate", _ALTERNATION, _alternation_fault),
+    ("Answers of one character or less", _TINY, _tiny_answer),
+    ("Invisible characters", _INVISIBLE, _invisible),
+    ("Placeholders left", _PLACEHOLDERS, _holds(_PLACEHOLDER)),
+    ("E-mail addresses", _EMAILS, _holds(_EMAIL)),
+)
+"""Title, message, and whether it is so of a row and its texts."""

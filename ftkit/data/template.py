@@ -22,6 +22,8 @@ _PROBE = {"type": "function", "id": "abcdefghi", "function": {"name": "ftkit_pro
 _FOLDER = Path(__file__).with_name("templates")
 _MANY = 32
 """Texts at once for which it is worth knowing every token's bytes."""
+_MARGIN = 4
+"""A tokenizer may drop characters, or make one token of an unknown word."""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Template:
         self._in_parts: bool | None = None
         self._finder = AnswerFinder(self.render, tokenizer.eos_token or "", self._special.values())
         self._bare: bool | None = None
+        self._longest_token: int | None = None
         self._alignment: ByteAlignment | Literal[False] | None = False
 
     @property
@@ -78,6 +81,12 @@ class Template:
                 "on plain text with objective 'pretraining'.",
             )
         return text
+
+    def most_characters(self, tokens: int) -> int:
+        """A text of more characters has more than `tokens` tokens, by a wide margin."""
+        if self._longest_token is None:
+            self._longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)
+        return tokens * self._longest_token * _MARGIN
 
     def save(self, folder: str | Path) -> None:
         """Write the template beside a model or adapter, as `chat_template.jinja`, where there is one."""

@@ -8,18 +8,17 @@ entries go when all together take more than `LIMIT_BYTES`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftkit.data import token_store
+from ftkit.data import entries, token_store
 from ftkit.data.example import Example, Refusal
+from ftkit.data.examples import Chosen, LazyExamples
 from ftkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 4_000_000_000
 """Entries beyond this are removed, those first that have not been used for longest."""
-_ABANDONED = 24 * 3600.0
-"""Seconds after which a half-written entry belongs to no living process."""
 
 
 def key(examples: Sequence[Example], template: Template, settings: Mapping[str, Any]) -> str | None:
@@ -38,8 +35,12 @@ def key(examples: Sequence[Example], template: Template, settings: Mapping[str, 
     if tokenizer is None:
         return None
     digest = hashlib.sha256(tokenizer)
-    digest.update(_code().encode())
+    digest.update(entries.code_digest().encode())
     digest.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
+    known = examples.digest() if isinstance(examples, (LazyExamples, Chosen)) else None
+    if known is not None:
+        digest.update(known)
+        return digest.hexdigest()
     names = {
         kind: [field.name for field in dataclasses.fields(kind) if field.name != "extra"]
         for kind in {type(example) for example in examples}
@@ -63,33 +64,11 @@ def read(folder: Path, name: str) -> EncodedSet | None:
         rows, about = found
         refused = tuple(Refusal(row, reason) for row, reason in about["refused"])
         made = EncodedSet(rows, refused, tuple(about["shortened"]))
-        (entry / token_store.ABOUT).touch()
+        (entry / entries.ABOUT).touch()
     except (KeyError, TypeError, ValueError, OSError):
         shutil.rmtree(entry, ignore_errors=True)
         return None
     return made
-
-
-def clean(folder: Path, keep: str) -> None:
-    """Remove the entries not used for longest, down to the limit, and what was left half-written."""
-    entries = []
-    for entry in folder.iterdir():
-        try:
-            if entry.name.startswith(".writing-"):
-                if time.time() - entry.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(entry, ignore_errors=True)
-                continue
-            used = (entry / token_store.ABOUT).stat().st_mtime
-            entries.append((used, sum(file.stat().st_size for file in entry.iterdir()), entry))
-        except OSError:
-            continue  # another process is removing it
-    total = sum(size for _, size, _ in entries)
-    for _, size, entry in sorted(entries):
-        if total <= LIMIT_BYTES:
-            break
-        if entry.name != keep:
-            shutil.rmtree(entry, ignore_errors=True)
-            total -= size
 
 
 def _tokenizer(template: Template) -> bytes | None:
@@ -114,17 +93,6 @@ def _tokenizer(template: Template) -> bytes | None:
         time.strftime("%Y-%m-%d") if "strftime_now" in source else "",
     ]
     return backend.to_str().encode() + json.dumps(facts, default=_plain).encode()
-
-
-@functools.cache
-def _code() -> str:
-    """This package's own code and the libraries that render and tokenise: another version, other tokens."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*")):
-        if file.suffix in {".py", ".jinja"}:
-            digest.update(file.name.encode() + file.read_bytes())
-    versions = [metadata.version(name) for name in ("transformers", "tokenizers", "jinja2")]
-    return digest.hexdigest() + json.dumps(versions)
 
 
 def _plain(value: Any) -> Any:

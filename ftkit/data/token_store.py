@@ -19,8 +19,8 @@ from typing import Any, overload
 import numpy as np
 
 from ftkit.data.encoded import Encoded
+from ftkit.data.entries import ABOUT
 
-ABOUT = "about.json"
 _ARRAYS = {"ids": "<i4", "mask": "|b1", "ends": "<i8", "numbers": "<i8"}
 """The arrays of a folder, each in a file of its own: two of all tokens, two of all rows."""
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftkit.errors import ModelError
+from ftkit.folders import cache_root as root
 
 Progress = Callable[[str, float | None], None]
 """What to tell the person (a text and a fraction from 0 to 1, None while unknown). It may raise to cancel."""
@@ -27,19 +26,6 @@ MANIFEST = "manifest.json"
 
 def silent(text: str, fraction: float | None = None) -> None:
     """The progress callback of callers that show nothing."""
-
-
-def root() -> Path:
-    """The cache folder: `FTKIT_CACHE`, else `ftkit` in the platform's own cache folder."""
-    if chosen := os.environ.get("FTKIT_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ftkit"
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from ftkit.recipe.schema import (
     Output,
     Pretraining,
     Recipe,
+    Source,
     Training,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "Section",
+    "Source",
     "Training",
 ]

@@ -36,6 +36,8 @@ def _changed(section: Section) -> dict[str, Any]:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, tuple) and value and all(hasattr(part, "model_fields") for part in value):
+        return f"[{', '.join(map(_literal, value))}]"
     if hasattr(value, "model_fields"):  # a section inside a section
         return (
             "{" + ", ".join(f"{name!r}: {_literal(inner)}" for name, inner in _changed(value).items()) + "}"

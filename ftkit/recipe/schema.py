@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
 from ftkit.recipe._base import Section
+from ftkit.recipe.rows import are_rows, save_rows
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -37,14 +38,15 @@ TEMPLATES = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma
 """Chat templates for models that have none."""
 
 
-class Data(Section):
-    """Which rows to learn from and which to hold out."""
+class Source(Section):
+    """Rows, and how they are written."""
 
     source: Annotated[str, Field(min_length=1)] = "starter:extract"
     """`starter:extract`, `starter:persona`, a Hub id, or a file (json, jsonl, csv, tsv, parquet, arrow, txt;
     also .gz or .zst), or a folder of files or with a dataset_info.json."""
     subset: str | None = None
-    """Configuration of a Hub dataset that has several; or the dataset's name in a dataset_info.json."""
+    """Configuration of a Hub dataset that has several; or the dataset's name in a dataset_info.json, or
+    several names with commas between them."""
     split: str = "train"
     """Split of a Hub dataset to train on."""
     format: str | None = None
@@ -53,6 +55,20 @@ class Data(Section):
     """Which column plays which role, such as prompt: question. Roles left out are recognised."""
     tags: dict[str, str] = {}  # noqa: RUF012
     """Names inside a conversation's turns, such as role_tag: speaker. Empty: recognised."""
+    max_rows: PositiveInt | None = None
+    """Use only the first so many rows; no more of a Hub dataset are fetched. Empty: all."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often its rows are drawn, beside the other datasets' weights, where datasets are interleaved."""
+
+
+class Data(Source):
+    """Which rows to learn from and which to hold out."""
+
+    mixed_with: tuple[Source, ...] = ()
+    """Further datasets to learn from in the same run, each with its own source, format and columns."""
+    mix: Literal["concat", "interleave_under", "interleave_over"] = "concat"
+    """Several datasets: take all rows of each, or draw from them by their weights until the first is used up
+    (`interleave_under`) or until every one has been seen whole, repeating the others (`interleave_over`)."""
     held_out_source: str | None = None
     """File, starter set or Hub id with the held-out rows. Empty: the starter set's own held-out rows, or
     `held_out_fraction` of the training rows."""
@@ -60,8 +76,6 @@ class Data(Section):
     """Share of the rows kept aside for the evaluation loss when there is no held-out source."""
     eval_rows: NonNegativeInt = 48
     """At most so many held-out rows are used for the evaluation loss during training. 0: no evaluation."""
-    max_rows: PositiveInt | None = None
-    """Use only the first so many training rows. Empty: all."""
     max_length: PositiveInt = 1024
     """Longest conversation, in tokens. Longer rows follow `too_long`."""
     too_long: Literal["drop", "keep_end", "keep_start", "split", "error"] = "drop"
@@ -254,9 +268,15 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, values: Any) -> Any:
-        """`model="starter"` is `model={"source": "starter"}`, `method="lora"` is `{"type": "lora"}`."""
+        """`model="starter"` is `model={"source": "starter"}`, `method="lora"` is `{"type": "lora"}`.
+
+        `data` may also be rows of the kernel, or a list of sources.
+        """
         if not isinstance(values, dict):
             return values
+        values = {**values}
+        if "data" in values:
+            values["data"] = _data(values["data"])
         key = {"model": "source", "data": "source", "method": "type", "objective": "type"}
         values = {
             name: {key[name]: v} if isinstance(v, str) and name in key else v for name, v in values.items()
@@ -271,6 +291,11 @@ class Recipe(Section):
         if self.objective.type == "pretraining" and self.data.system_prompt is not None:
             raise ValueError(
                 "data.system_prompt has no place in objective 'pretraining': plain text has no turns"
+            )
+        weights = {part.weight for part in (self.data, *self.data.mixed_with)}
+        if len(weights) > 1 and self.data.mix == "concat":
+            raise ValueError(
+                "data.weight has no effect with data.mix 'concat', which takes all rows: interleave them"
             )
         return self
 
@@ -327,6 +352,19 @@ class Recipe(Section):
         from ftkit.recipe.code import to_python
 
         return to_python(self)
+
+
+def _data(value: Any) -> Any:
+    """The data section of what stands for one: rows of the kernel, or a list of sources."""
+    if are_rows(value):
+        return {"source": str(save_rows(value))}
+    if isinstance(value, Path):
+        return {"source": str(value)}
+    if isinstance(value, (list, tuple)) and value:
+        first, *others = ({"source": str(one)} if isinstance(one, (str, Path)) else one for one in value)
+        whole = first.model_dump() if isinstance(first, Source) else first
+        return {**whole, "mixed_with": others} if isinstance(whole, dict) else value
+    return value
 
 
 def _explain(error: ValidationError) -> str:

@@ -150,10 +150,15 @@ def _tokens(
         sink.emit("note", level="info", text=f"{cut} by whole exchanges (too_long: {recipe.data.too_long}).")
     refused = (*dataset.refused, *train.refused)
     if refused:
-        first = "; ".join(f"row {refusal.row}: {refusal.reason}" for refusal in refused[:3])
+        first = "; ".join(f"{dataset.where(refusal.row)}: {refusal.reason}" for refusal in refused[:3])
         sink.emit("note", level="warning", text=f"{len(refused)} rows are left out ({first}).")
     for finding in preflight(
-        dataset.train, dataset.held_out, train.rows, ends=template.end_ids(), untrained=train.untrained
+        dataset.train,
+        dataset.held_out,
+        train.rows,
+        ends=template.end_ids(),
+        untrained=train.untrained,
+        progress=progress,
     ):
         rows = f" (rows {', '.join(map(str, finding.rows[:5]))}{' …' if finding.count > 5 else ''})"
         where = rows if finding.rows else ""

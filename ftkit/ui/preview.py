@@ -128,7 +128,14 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
         max_length=limit,
         lengths=lengths,
         findings=tuple(
-            preflight(some, dataset.held_out, found.rows, ends=chat.end_ids(), untrained=found.untrained)
+            preflight(
+                some,
+                dataset.held_out,
+                found.rows,
+                ends=chat.end_ids(),
+                untrained=found.untrained,
+                progress=progress,
+            )
         ),
         batch_tokens=recipe.training.batch_tokens,
         efficiency=packed.efficiency,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from ftkit.ui.images import thumbnail
 from ftkit.ui.markup import chip, escape, note
 
 if TYPE_CHECKING:
-    from ftkit.data import Dataset, Example, Message, Refusal
+    from ftkit.data import Dataset, Example, Message
     from ftkit.ui.preview import Counts
 
 REFUSALS_LISTED = 100
@@ -97,12 +96,14 @@ def _rows(count: int) -> str:
     return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
-def refused_list(refused: Sequence[Refusal]) -> str:
+def refused_list(dataset: Dataset) -> str:
     """The rows that are left out, folded."""
+    refused = dataset.refused
     if not refused:
         return ""
     lines = "".join(
-        f'<tr><td class="ftk-n">{one.row}</td><td>{escape(one.reason)}</td></tr>'
+        f'<tr><td class="ftk-n">{escape(dataset.where(one.row).removeprefix("row "))}</td>'
+        f"<td>{escape(one.reason)}</td></tr>"
         for one in refused[:REFUSALS_LISTED]
     )
     more = len(refused) - REFUSALS_LISTED

@@ -26,7 +26,8 @@ from ftkit.data import (
     load,
 )
 from ftkit.data.example import UnusableRowError
-from ftkit.data.formats import recognise, to_examples
+from ftkit.data.examples import to_examples
+from ftkit.data.formats import recognise
 from ftkit.errors import DataError
 
 Q, A, B = Message("user", "q"), Message("assistant", "a"), Message("assistant", "b")

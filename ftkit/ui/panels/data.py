@@ -365,7 +365,7 @@ class DataPanel(Panel):
         if findings != self._found:
             self._found = findings
             self._findings.show(findings)
-        self._refused.value = refused_list(dataset.refused)
+        self._refused.value = refused_list(dataset)
 
 
 def _folder_of(source: str) -> Path | None:

@@ -1,0 +1,192 @@
+"""Rows as Examples: all of them in memory, or each made when it is asked for; chosen, split and mixed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+import numpy as np
+
+from ftkit.data.example import (
+    Conversation,
+    Example,
+    Message,
+    PreferencePair,
+    RatedReply,
+    Refusal,
+    UnusableRowError,
+)
+from ftkit.data.formats import FORMATS, Fields, Layout
+from ftkit.data.spool import SpooledRows
+
+_LOOK_UP = 1000
+"""Rows between two words to the person who waits."""
+
+
+class Reader:
+    """Makes Examples of rows.
+
+    Parameters
+    ----------
+    layout
+        How the rows are written.
+    first
+        Number of the first row: the rows of several sources are numbered through.
+    system
+        Put this system message before every conversation that has none.
+    """
+
+    def __init__(self, layout: Layout, first: int = 0, system: str | None = None) -> None:
+        self.layout, self.first = layout, first
+        self.system = Message("system", system) if system is not None else None
+        self._format = FORMATS[layout.format]
+        self._used = set(layout.columns.values())
+
+    def read(self, row: Any, place: int) -> Example:
+        """The Example of the row at `place`.
+
+        Raises
+        ------
+        UnusableRowError
+            When it cannot be one; says why.
+        """
+        if not isinstance(row, Mapping):
+            raise UnusableRowError(f"it is {type(row).__name__}, not an object with columns")
+        extra = {key: value for key, value in row.items() if key not in self._used}
+        example = self._format.read(Fields(row, self.layout), self.first + place, extra)
+        return example if self.system is None else _with_system(example, self.system)
+
+
+def _with_system(example: Example, first: Message) -> Example:
+    match example:
+        case Conversation() | RatedReply() if example.messages[0].role != "system":
+            return replace(example, messages=(first, *example.messages))
+        case PreferencePair() if example.prompt[0].role != "system":
+            return replace(example, prompt=(first, *example.prompt))
+    return example
+
+
+class LazyExamples(Sequence[Example]):
+    """Examples of rows on disk, each made when it is asked for.
+
+    Parameters
+    ----------
+    rows
+        The rows.
+    places
+        (n,) of those that are used.
+    reader
+        Makes the Examples.
+    """
+
+    def __init__(self, rows: SpooledRows, places: np.ndarray, reader: Reader) -> None:
+        self.rows, self.places, self.reader = rows, places, reader
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, place: int | slice) -> Example | Sequence[Example]:
+        if isinstance(place, slice):
+            return LazyExamples(self.rows, self.places[place], self.reader)
+        at = int(self.places[place])
+        return self.reader.read(self.rows[at], at)
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self.__getitem__, range(len(self)))
+
+    def digest(self) -> bytes:
+        """The same examples have the same."""
+        about = f"{self.rows.digest} {self.reader.layout} {self.reader.first} {self.reader.system}"
+        return hashlib.sha256(about.encode() + self.places.tobytes()).digest()
+
+
+class Chosen(Sequence[Example]):
+    """Examples out of several parts, in any order, each part's own object untouched.
+
+    Parameters
+    ----------
+    parts
+        What to choose from.
+    which, places
+        (n,) the part of each example, and its place there.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Example]], which: np.ndarray, places: np.ndarray) -> None:
+        self.parts, self.which, self.places = parts, which, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, place: int | slice) -> Example | Sequence[Example]:
+        if isinstance(place, slice):
+            return Chosen(self.parts, self.which[place], self.places[place])
+        return self.parts[self.which[place]][int(self.places[place])]
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self.__getitem__, range(len(self)))
+
+    def digest(self) -> bytes | None:
+        """The same examples have the same; None where a part is in memory and has none."""
+        parts = [part.digest() if isinstance(part, (LazyExamples, Chosen)) else None for part in self.parts]
+        if None in parts:
+            return None
+        whole = b"".join(filter(None, parts)) + self.which.tobytes() + self.places.tobytes()
+        return hashlib.sha256(whole).digest()
+
+
+def chosen(parts: Sequence[Sequence[Example]], which: np.ndarray, places: np.ndarray) -> Sequence[Example]:
+    """The examples at `places` of the parts `which`; a list where all are in memory."""
+    made = Chosen(parts, which, places)
+    return list(made) if all(isinstance(part, list) for part in parts) else made
+
+
+def to_examples(
+    rows: Sequence[Any],
+    layout: Layout,
+    *,
+    first: int = 0,
+    system: str | None = None,
+    tell: Callable[[float], None] = lambda share: None,
+) -> tuple[Sequence[Example], list[Refusal]]:
+    """Every row as an Example, or as a Refusal that says why it cannot be one.
+
+    Parameters
+    ----------
+    first, system
+        See `Reader`.
+    tell
+        Told the share of the rows that have been looked at; may raise to end it.
+    """
+    reader = Reader(layout, first, system)
+    refused: list[Refusal] = []
+    lazy = isinstance(rows, SpooledRows)
+    examples: list[Example] = []
+    good = np.ones(len(rows), bool)
+    for place, row in enumerate(rows):
+        if place % _LOOK_UP == 0:
+            tell(place / len(rows))
+        try:
+            example = reader.read(row, place)
+        except UnusableRowError as error:
+            refused.append(Refusal(first + place, str(error)))
+            good[place] = False
+            continue
+        if not lazy:
+            examples.append(example)
+    if isinstance(rows, SpooledRows):
+        return LazyExamples(rows, np.flatnonzero(good), reader), refused
+    return examples, refused
