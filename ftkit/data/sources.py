@@ -115,6 +115,21 @@ def _told(rows: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:
         yield row
 
 
+def is_large(source: str) -> bool:
+    """Whether the files that a source names have so many rows that these are kept on disk."""
+    path = Path(source).expanduser()
+    try:
+        return path.exists() and starter_set(source) is None and _size(_files(path)) > LARGE
+    except (DataError, OSError):
+        return False
+
+
+def _size(files: Sequence[Path]) -> int:
+    """Bytes of the rows of files, as far as can be known without reading them."""
+    packed = (".parquet", *COMPRESSED)
+    return sum(file.stat().st_size * (PACKED if file.suffix.lower() in packed else 1) for file in files)
+
+
 def _local(path: Path, limit: int | None, tell: Callable[[int], None]) -> Sequence[Any]:
     files = _files(path)
 
@@ -122,16 +137,12 @@ def _local(path: Path, limit: int | None, tell: Callable[[int], None]) -> Sequen
         return itertools.islice(itertools.chain.from_iterable(map(rows_of, files)), limit)
 
     try:
+        size = _size(files)
         states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}.", "Check its permissions."
         ) from None
-    packed = (".parquet", *COMPRESSED)
-    size = sum(
-        state[1] * (PACKED if file.suffix.lower() in packed else 1)
-        for file, state in zip(files, states, strict=True)
-    )
     if size <= LARGE or (limit is not None and limit <= FEW):
         return list(_told(rows(), tell))
     return _kept(["files", states, limit], rows, tell)

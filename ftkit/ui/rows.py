@@ -116,13 +116,17 @@ def refused_list(dataset: Dataset) -> str:
     )
 
 
-def cells(example: Example, place: int, folder: Path | None = None, find: str = "") -> dict[str, Any]:
+def cells(
+    example: Example, place: int, where: str, folder: Path | None = None, find: str = ""
+) -> dict[str, Any]:
     """A row for the table, as plain values; the page shows them as text.
 
     Parameters
     ----------
     place
         Its place from 0 among the rows of its part.
+    where
+        Where it stands in the data, for people.
     folder
         Where its images are.
     find
@@ -133,6 +137,7 @@ def cells(example: Example, place: int, folder: Path | None = None, find: str = 
     made: dict[str, Any] = {
         "place": place,
         "number": example.row,
+        "where": where,
         "asked": _short(asked, find),
         "answer": _short(answer, find),
     }

@@ -226,12 +226,16 @@ class RowsBrowser(widgets.VBox):
         self.next.disabled = now >= len(places) - 1
         first = now - now % PAGE
         shown = places[first : first + PAGE]
-        find = self.table.find
         with self.table.hold_trait_notifications():
             self.table.total = len(places)
             self.table.current = self.at
-            self.table.rows = [cells(examples[place], place, self._folder, find) for place in shown]
+            self.table.rows = [self._cells(place) for place in shown]
         self._draw_tokens()
+
+    def _cells(self, place: int) -> dict[str, Any]:
+        assert self._dataset is not None
+        example = self.examples[place]
+        return cells(example, place, self._dataset.where(example.row), self._folder, self.table.find)
 
     def _draw_tokens(self) -> None:
         self.note.value = ""

@@ -15,6 +15,10 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """Raised out of a progress callback to end work that nobody waits for any more."""
+
+
 class Ticker:
     """Call a function `hz` times a second until it returns False or `stop()` is called.
 

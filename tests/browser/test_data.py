@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,5 +106,45 @@ def test_rows_are_searched_jumped_to_and_moved_through_by_keyboard(notebook: Not
     expect(table.locator("tbody tr[aria-selected=true]")).to_contain_text("Frage 25")
     expect(panel.locator(".ftk-tokens").first).to_contain_text("Row 26", timeout=60_000)
     expect(panel.get_by_role("button", name="Copy text")).to_be_visible()
+    assert notebook.page.evaluate("() => window.hacked === undefined")
+    assert notebook.errors == []
+
+
+UPLOADED = """
+import ftkit
+rows_here = [{{"prompt": f"kernel {{n}}", "completion": f"answer {{n}}"}} for n in range(9)]
+panel = ftkit.ui.DataPanel(ftkit.ui.Workspace(ftkit.Recipe(model={model!r}, data="starter:persona")))
+panel
+"""
+
+
+def test_files_are_uploaded_and_rows_of_the_notebook_chosen(
+    open_notebook: Callable[..., Notebook], tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    hostile = "<img src=x onerror='window.hacked = 1'>"
+    small = tmp_path / "chats.jsonl"
+    small.write_text((json.dumps({"prompt": f"uploaded {hostile}", "completion": "fine"}) + "\n") * 3)
+    big = tmp_path / "big.csv"  # several pieces
+    big.write_text("prompt,completion\n" + "".join(f"question {n},{'word ' * 400}\n" for n in range(3000)))
+    notebook = open_notebook([UPLOADED.format(model=str(tiny_model_folder()))], height=1400)
+    notebook.run(0)
+    panel = notebook.output(0)
+    panel.get_by_role("button", name="Your data").click()
+    upload = panel.locator(".ftk-upload")
+    upload.locator("input[type=file]").set_input_files(small)
+    expect(upload.get_by_role("status")).to_have_text("chats.jsonl is there.", timeout=30_000)
+    expect(panel.get_by_role("grid")).to_contain_text(hostile, timeout=30_000)
+
+    upload.locator("input[type=file]").set_input_files([big, small])
+    expect(upload.get_by_role("status")).to_have_text("2 files are there.", timeout=60_000)
+    expect(panel.get_by_text("uploads/big.csv + uploads/chats.jsonl").first).to_be_visible(timeout=60_000)
+
+    wrong = tmp_path / "model.bin"
+    wrong.write_bytes(b"\0")
+    upload.locator("input[type=file]").set_input_files(wrong)
+    expect(upload.get_by_role("status")).to_contain_text("model.bin is no data file")
+
+    panel.get_by_label("Found here").select_option("rows_here: list of 9 rows")
+    expect(panel.get_by_role("grid")).to_contain_text("kernel 0", timeout=30_000)
     assert notebook.page.evaluate("() => window.hacked === undefined")
     assert notebook.errors == []

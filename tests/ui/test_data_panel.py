@@ -156,10 +156,10 @@ def test_a_model_that_is_not_here_offers_to_be_fetched(rows: Path) -> None:
 
 def test_starter_sets_are_cards(panel: DataPanel) -> None:
     panel.choose("starter:persona").wait()
-    assert panel._kind.value == "starter"
-    names = [card.children[1].description for card in panel._sets.children]
+    assert panel.picker.kind.value == "starter"
+    names = [card.children[1].description for card in panel.picker.sets.children]
     assert names == ["Use Extract", "In use"]
-    panel._sets.children[0].children[1].click()
+    panel.picker.sets.children[0].children[1].click()
     assert panel.workspace.recipe.data.source == "starter:extract"
     panel.wait()
 

@@ -136,7 +136,7 @@ def test_long_rows_and_many_tokens_stay_light(starter_tokenizer: Any) -> None:
 
 def test_a_long_text_is_cut_around_what_was_searched() -> None:
     example = load([{"prompt": "a" * 5000 + " Needle " + "b" * 500, "completion": "c"}], held_out_fraction=0)
-    assert "Needle" in cells(example.train[0], 0, find="needle")["asked"]
+    assert "Needle" in cells(example.train[0], 0, "row 0", find="needle")["asked"]
 
 
 # Images

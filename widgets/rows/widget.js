@@ -41,7 +41,7 @@ function line(row, find, current, id) {
   node.setAttribute("aria-selected", String(row.place === current));
   node.dataset.place = String(row.place);
   const number = element("td", "ftk-n", String(row.place + 1));
-  number.title = `row ${row.number} of the source, counted from 0`;
+  number.title = `${row.where}, counted from 0`;
   const asked = element("td");
   asked.append(marked(row.asked, find));
   if (row.more) asked.append(" ", element("span", "ftk-muted", row.more));

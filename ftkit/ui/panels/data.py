@@ -12,12 +12,14 @@ from ftkit.recipe import Recipe
 from ftkit.ui import markup
 from ftkit.ui.export_rows import ExportRows
 from ftkit.ui.findings import FindingsView
-from ftkit.ui.form import Field, UnionForm, folded, grid, section_form
+from ftkit.ui.form import UnionForm, folded, section_form
 from ftkit.ui.mapping import MappingView
-from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
+from ftkit.ui.mixture import MixtureView
+from ftkit.ui.panels.base import Panel, button, card, leads_to, row
 from ftkit.ui.rows import counts_line, refused_list
 from ftkit.ui.rows_browser import RowsBrowser
-from ftkit.ui.ticker import Worker
+from ftkit.ui.source_picker import SourcePicker, kind_of
+from ftkit.ui.ticker import Cancelled, Worker
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,17 +27,6 @@ if TYPE_CHECKING:
     from ftkit.data.preflight import Finding
     from ftkit.ui.preview import Counts
 
-_KINDS = [("Starter set", "starter"), ("Local file", "file"), ("Hub dataset", "hub")]
-_TOOLTIPS = [
-    "Small sets that come with ftkit, each with a measurable task",
-    "A json, jsonl, csv, parquet or txt file",
-    "A dataset of the Hugging Face Hub, by its id",
-]
-_ASK = {
-    "file": ("File", "chats.jsonl"),
-    "hub": ("Hub id", "organisation/dataset"),
-}
-_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _SETTINGS = (
     "template",
     "max_rows",
@@ -47,6 +38,8 @@ _SETTINGS = (
     "system_prompt",
     "seed",
 )
+FIRST_ROWS = 200
+"""Rows of a large file that are shown while the others are read."""
 _UNMAPPED: dict[str, Any] = {"data.format": None, "data.columns": {}, "data.tags": {}}
 """What belongs to one source and must not carry over to the next."""
 
@@ -71,16 +64,15 @@ class DataPanel(Panel):
         self.error: Exception | None = None
         self.counts: Counts | None = None
         self._found: tuple[Finding, ...] = ()
-        self._settling = False
         self._opened = False
         self._fetch_allowed = False
         self._seen = self.workspace.recipe
-        self._typed: dict[str, str] = {}
+        self._ticket = object()
         self._loading: Worker[tuple[Dataset, Recipe]] = Worker(self._loaded, self._failed)
         self._counting: Worker[tuple[Counts, Any]] = Worker(self._counted, self._not_counted)
         self._chat: Any = None
         self._build()
-        self._show_source()
+        self._show_kind()
         if self.dataset is not None:
             self.browser.browse(self.dataset, _folder_of(self.workspace.recipe.data.source))
         self._show_rows()
@@ -93,11 +85,18 @@ class DataPanel(Panel):
         """The rows that are shown, or None."""
         return self.workspace.dataset
 
-    def choose(self, source: str) -> DataPanel:
-        """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits."""
-        changed = source != self.workspace.recipe.data.source
+    def choose(self, source: str, subset: str | None = None) -> DataPanel:
+        """Take other rows: `starter:extract`, a local file or a Hub id. Returns at once; `wait()` waits.
+
+        Parameters
+        ----------
+        subset
+            The dataset's name in a dataset_info.json, or a Hub dataset's configuration.
+        """
+        now = self.workspace.recipe.data
+        changed = (source, subset) != (now.source, now.subset)
         self._opened = True
-        self.workspace.edit({"data.source": source} | (_UNMAPPED if changed else {}))
+        self.workspace.edit({"data.source": source, "data.subset": subset} | (_UNMAPPED if changed else {}))
         if not changed:
             self.load()
         return self
@@ -105,13 +104,21 @@ class DataPanel(Panel):
     def load(self) -> None:
         """Read the rows again. Returns at once."""
         self._opened = True
-        recipe = self.workspace.recipe
+        recipe, ticket = self.workspace.recipe, object()
+        self._ticket = ticket
+
+        def tell(text: str, fraction: float | None) -> None:
+            if ticket is not self._ticket:
+                raise Cancelled
+            self._tell(text, fraction)
+
         self._tell(f"Reading {recipe.data.source}", None)
         self._cancel.layout.display = None
-        self._loading.submit(lambda: (_load(recipe, self._tell), recipe), delay=0.05)
+        self._loading.submit(lambda: (_load(recipe, tell, self._first_rows), recipe), delay=0.05)
 
     def cancel(self) -> None:
-        """Give up what is being read; the rows shown before stay."""
+        """Give up what is being read or counted; the rows shown before stay."""
+        self._ticket = object()
         self._loading.cancel()
         self._counting.cancel()
         self._quiet()
@@ -143,14 +150,8 @@ class DataPanel(Panel):
     # What is on the page
 
     def _build(self) -> None:
-        self._kind = choices(_KINDS, "starter", _TOOLTIPS, "Rows from")
-        self._kind.observe(self._kind_chosen, "value")
-        self._sets = widgets.Box([])
-        self._sets.add_class("ftk-grid")
-        self._sets.add_class("ftk-broad")
-        self._source = Field(self.workspace, "data.source", title="File")
-        self._hub = [Field(self.workspace, "data.subset"), Field(self.workspace, "data.split")]
-        self._fields = grid([self._source, *self._hub])
+        self.picker = SourcePicker(self.workspace, self.choose)
+        self.picker.kind.observe(lambda _: self._show_kind(), "value")
         self._reload = button("Read again", "Read the rows again", self.load)
         self._cancel = button("Cancel", "Give up reading; the rows shown before stay", self.cancel)
         self._cancel.layout.display = "none"
@@ -169,6 +170,7 @@ class DataPanel(Panel):
         self._mapping = MappingView(self.workspace)
         self._mapping_fold = folded({"Format and columns": lambda: self._mapping})
         settings = {
+            "Mix with other datasets": self._mixture,
             "Data settings": lambda: section_form(self.workspace, "data", _SETTINGS),
             "What is learned": lambda: UnionForm(self.workspace, "objective"),
             "Save as OpenAI messages": lambda: self.export,
@@ -178,13 +180,7 @@ class DataPanel(Panel):
                 widgets.HTML(
                     markup.heading("Data", "Which rows to learn from, and what is trained of each.")
                 ),
-                card(
-                    self._kind,
-                    self._sets,
-                    self._fields,
-                    row(self._reload, self._cancel, self._progress),
-                    self._message,
-                ),
+                card(self.picker, row(self._reload, self._cancel, self._progress), self._message),
                 self._mapping_fold,
                 self._rows,
                 folded(settings),
@@ -192,72 +188,26 @@ class DataPanel(Panel):
             ]
         )
 
-    def _show_source(self) -> None:
-        source = self.workspace.recipe.data.source
-        kind = _kind_of(source)
-        self._settling = True
-        try:
-            self._kind.value = kind
-        finally:
-            self._settling = False
-        if kind in _ASK:
-            self._source.control.description, self._source.control.placeholder = _ASK[kind]
-        self._show_kind(kind)
-
-    def _show_kind(self, kind: str) -> None:
-        self._sets.layout.display = None if kind == "starter" else "none"
-        self._fields.layout.display = "none" if kind == "starter" else None
-        self._reload.layout.display = "none" if kind == "starter" else None
-        for field in self._hub:
-            field.layout.display = None if kind == "hub" else "none"
-        if kind == "starter":
-            self._sets.children = self._starter_cards()
-
-    def _starter_cards(self) -> tuple[widgets.Widget, ...]:
+    def _mixture(self) -> widgets.Widget:
         from ftkit.data import STARTER_SETS
 
-        current = self.workspace.recipe.data.source
-        cards = []
-        for name, one in STARTER_SETS.items():
-            source = f"starter:{name}"
-            text = (
-                f'<div class="ftk-h">{markup.escape(one.title)}</div>'
-                f"<div>{markup.escape(one.description)}</div>"
-                f'<div class="ftk-muted">Measured: {markup.escape(_measures(one))}</div>'
-            )
-            use = button(
-                "In use" if source == current else f"Use {one.title}",
-                f"Train on the starter set {one.title}",
-                lambda source=source: self.choose(source),
-                disabled=source == current,
-            )
-            box = card(widgets.HTML(text), use)
-            box.add_class("ftk-choice")
-            if source == current:
-                box.add_class("ftk-chosen")
-            cards.append(box)
-        return tuple(cards)
+        made = MixtureView(self.workspace)
+        made.offer([*(f"starter:{name}" for name in STARTER_SETS), *self.picker.files()])
+        return made
 
-    def _kind_chosen(self, change: Any) -> None:
-        if self._settling:
-            return
-        source, kind = self.workspace.recipe.data.source, change["new"]
-        self._typed[_kind_of(source)] = source
-        if kind in self._typed:
-            self.workspace.edit({"data.source": self._typed[kind]})
-        elif kind != "starter":
-            self._source.ask(*_ASK[kind])
-        self._show_kind(kind)
+    def _show_kind(self) -> None:
+        self.picker.show_kind()
+        self._reload.layout.display = "none" if self.picker.kind.value == "starter" else None
 
     def _recipe_changed(self, change: Any) -> None:
         old, new = self._seen, change["new"]
         self._seen = new
         if old.data.source != new.data.source:
-            self._show_source()
+            self.picker.show_source()
             if _mapping_of(old) == _mapping_of(new) != _mapping_of(Recipe()):
                 self.workspace.edit(_UNMAPPED)
                 return
-        self._show_kind(self._kind.value)  # a field that was edited has shown itself again
+        self._show_kind()  # a field that was edited has shown itself again
         if not self._opened:
             return
         if old.data != new.data:
@@ -275,6 +225,13 @@ class DataPanel(Panel):
     def _quiet(self) -> None:
         self._progress.value = ""
         self._cancel.layout.display = "none"
+
+    def _first_rows(self, dataset: Dataset) -> None:
+        """Show the first rows of many while the others are read."""
+        self.browser.browse(dataset, _folder_of(dataset.origin))
+        self._rows.layout.display = None
+        about = f"The first {len(dataset.train):,} rows of {dataset.origin}; the others are being read."
+        self._summary.value = markup.note(about, "wait")
 
     def _loaded(self, found: tuple[Dataset, Recipe]) -> None:
         dataset, recipe = found
@@ -327,7 +284,14 @@ class DataPanel(Panel):
         self._fetch.layout.display = "none"
         self._tokens_row.layout.display = None
         self._tokens_note.value = markup.muted("Tokens: getting the tokenizer …")
-        self._counting.submit(lambda: _count(dataset, recipe, fetch, self._tell_tokens), delay=0.1)
+        ticket = self._ticket
+
+        def tell(text: str, fraction: float | None) -> None:
+            if ticket is not self._ticket:
+                raise Cancelled
+            self._tell_tokens(text, fraction)
+
+        self._counting.submit(lambda: _count(dataset, recipe, fetch, tell), delay=0.1)
 
     def _tell_tokens(self, text: str, fraction: float | None) -> None:
         share = f" {fraction:.0%}" if fraction is not None else " …"
@@ -370,7 +334,7 @@ class DataPanel(Panel):
 
 def _folder_of(source: str) -> Path | None:
     """Where the images of a local source are looked for."""
-    if _kind_of(source) != "file":
+    if kind_of(source) != "file":
         return None
     path = Path(source).expanduser()
     return path if path.is_dir() else path.parent
@@ -385,17 +349,15 @@ def _counted_with(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.model, recipe.objective, training.batch_size, training.batch_tokens
 
 
-def _kind_of(source: str) -> str:
-    if source.startswith("starter:"):
-        return "starter"
-    path_like = source.startswith((".", "/", "~")) or source.lower().endswith(_FILES)
-    return "file" if path_like or "/" not in source else "hub"
-
-
-def _load(recipe: Recipe, progress: Any) -> Dataset:
+def _load(recipe: Recipe, progress: Any, first_rows: Any) -> Dataset:
     from ftkit import data
+    from ftkit.data.sources import is_large
 
-    return data.load(recipe.data, offline=recipe.compute.offline, progress=progress)
+    offline, section = recipe.compute.offline, recipe.data
+    if is_large(section.source) and (section.max_rows or FIRST_ROWS + 1) > FIRST_ROWS:
+        few = section.model_copy(update={"max_rows": FIRST_ROWS, "mixed_with": ()})
+        first_rows(data.load(few, offline=offline, progress=progress))
+    return data.load(section, offline=offline, progress=progress)
 
 
 def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tuple[Counts, Any]:
@@ -403,7 +365,3 @@ def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tupl
 
     chat = preview.template(recipe, fetch=fetch, progress=progress)
     return preview.count(dataset, chat, recipe, progress), chat
-
-
-def _measures(one: Any) -> str:
-    return getattr(one, "measures", "") or getattr(one, "measured", "")
