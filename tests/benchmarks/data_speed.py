@@ -1,4 +1,4 @@
-"""Rendering, tokenising and masking: ftkit beside `datasets.map` over the tokenizer's own assistant masks.
+"""Rendering, tokenising and masking: ftkit beside `datasets.map` over assistant masks, and TRL's preparation.
 
     python -m tests.benchmarks.data_speed [--rows 20000] [--rounds 3] [--source FILE]
 
@@ -8,12 +8,13 @@ rows to tokens at rest; `cached`, the same once more, found again; and `read`, g
 numpy arrays, as a trainer does. Peak memory is taken in a run of its own, because looking slows the one that
 is looked at: of the process and its children together, over what it held when it had the rows. The peer needs
 a template with generation marks, so it gets one that renders the same text. Checksums over all ids and masks
-are compared.
+are compared. TRL takes part where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -40,7 +41,7 @@ MARKED = (
     "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
 )
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "kto_en_demo.json"
-CONTENDERS = ("ftkit", "datasets.map")
+PEERS = ("datasets.map", "trl")
 STAGES = ("prepare", "cached", "read")
 
 
@@ -113,6 +114,33 @@ class Theirs:
         return ((row["ids"], row["mask"]) for row in done.with_format("numpy"))
 
 
+class Trl(Theirs):
+    """TRL's SFTTrainer, which prepares its dataset when it is made; of a model with next to no weights."""
+
+    def prepare(self, talks: list[list[dict[str, Any]]]) -> Any:
+        import datasets
+        import trl
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tokenizer = self.tokenizer
+        tokenizer.chat_template = MARKED
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes))
+        settings = trl.SFTConfig(
+            output_dir=str(self.folder),
+            use_cpu=True,
+            report_to=[],
+            max_length=None,
+            assistant_only_loss=True,
+            dataset_num_proc=os.cpu_count(),
+        )
+        rows = datasets.Dataset.from_list([{"messages": turns} for turns in talks])
+        return trl.SFTTrainer(model, settings, train_dataset=rows, processing_class=tokenizer).train_dataset
+
+    def read(self, done: Any) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        return ((row["input_ids"], row["labels"] != -100) for row in done.with_format("numpy"))
+
+
 class Peak:
     """The most memory that this process and its children held, in GB, over what it held at the start."""
 
@@ -151,7 +179,7 @@ def measure(name: str, source: str, count: int, *, memory: bool) -> dict[str, An
     tokenizer = load_tokenizer(ftkit.Recipe().model)
     talks = conversations(source, count)
     with tempfile.TemporaryDirectory() as work:
-        contender = (Ours if name == "ftkit" else Theirs)(tokenizer, Path(work))
+        contender = {"ftkit": Ours, "datasets.map": Theirs, "trl": Trl}[name](tokenizer, Path(work))
         contender.prepare(talks[:1500])  # libraries loaded, templates compiled
         for file in Path(work).glob("*.parquet"):
             file.unlink()
@@ -201,31 +229,30 @@ def main() -> None:
     if given.child:
         print(json.dumps(measure(given.child, given.source, given.rows, memory=given.memory)))
         return
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    peers = [name for name in PEERS if name != "trl" or importlib.util.find_spec("trl")]
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ftkit", *peers)}
     for turn in range(given.rounds):
-        for name in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
+        for name in list(results)[:: 1 if turn % 2 == 0 else -1]:
             results[name].append(in_a_process(name, given.source, given.rows))
             latest = results[name][-1]
             times = ", ".join(f"{stage} {latest['seconds'][stage]:.2f} s" for stage in STAGES)
             print(f"  round {turn + 1}: {name:12} {times}", flush=True)
-    ours, theirs = results["ftkit"], results["datasets.map"]
-    same = all(one["sums"] == ours[0]["sums"] for one in (*ours, *theirs))
+    ours = results["ftkit"]
+    same = all(one["sums"] == ours[0]["sums"] for runs in results.values() for one in runs)
     print(
         f"{given.rows:,} conversations, {ours[0]['tokens']:,} tokens of {Path(given.source).name}; ", end=""
     )
     print("all ids and masks the same" if same else "THE TOKENS DIFFER")
-    pairs = list(zip(ours, theirs, strict=True))
-    for stage in STAGES:
-        ratios = [other["seconds"][stage] / one["seconds"][stage] for one, other in pairs]
-        print(f"bench: data {stage} ftkit/datasets.map speed {spread(ratios)}")
-    both = [
-        sum(other["seconds"][stage] for stage in ("prepare", "read"))
-        / sum(one["seconds"][stage] for stage in ("prepare", "read"))
-        for one, other in pairs
-    ]
-    print(f"bench: data prepare and read ftkit/datasets.map speed {spread(both)}")
+    for name in peers:
+        for stages in (*((stage,) for stage in STAGES), ("prepare", "read")):
+            ratios = [
+                sum(theirs["seconds"][stage] for stage in stages)
+                / sum(one["seconds"][stage] for stage in stages)
+                for one, theirs in zip(ours, results[name], strict=True)
+            ]
+            print(f"bench: data {' and '.join(stages)} ftkit/{name} speed {spread(ratios)}")
     for rows in (given.rows // 4, given.rows):
-        more = {name: in_a_process(name, given.source, rows, "--memory")["gb"] for name in CONTENDERS}
+        more = {name: in_a_process(name, given.source, rows, "--memory")["gb"] for name in results}
         shown = ", ".join(f"{name} {gb:.3f} GB" for name, gb in more.items())
         print(f"bench: data peak memory over {rows:,} rows: {shown}")
 
