@@ -63,8 +63,9 @@ chromium:
 	else echo "There is no Chromium here: the browser tests will skip"; fi
 
 bench: export OMP_WAIT_POLICY := PASSIVE
-bench: $(INSTALLED) ## speed and memory beside plain Hugging Face, measured side by side (BENCH_ARGS="--rounds 1")
+bench: $(INSTALLED) ## speed and memory beside Hugging Face, TRL and Unsloth, measured side by side (BENCH_ARGS="--rounds 1")
 	$(BIN)/python -m tests.benchmarks.data_speed
+	$(BIN)/python -m tests.benchmarks.chat_speed
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_ARGS)
 
 clean: ## remove caches and build output (never your runs)

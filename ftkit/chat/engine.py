@@ -178,12 +178,13 @@ class _Decoding:
 
     def __init__(self, loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> None:
         import torch
-        from transformers import DynamicCache
+
+        from ftkit.fast.quick import quick_cache
 
         self.tokens = 0
         self._device = next(loaded.model.parameters()).device
         self._ids = torch.tensor([prompt], device=self._device)
-        self._cache: Any = DynamicCache(config=loaded.model.config)
+        self._cache: Any = quick_cache(loaded.model)
         self._penalty, self._choice = _processors(sampling)
         self._generator: torch.Generator | None = None
         if sampling.temperature > 0:

@@ -37,11 +37,13 @@ def inference_turn(loaded: LoadedModel, which: Which, who: str) -> Iterator[Any]
     """
     import torch
 
+    from ftkit.fast.quick import quicken
     from ftkit.models import base_model
 
     base = base_model(loaded) if which == "base" else nullcontext()
     with loaded.gate.turn(who), torch.no_grad(), base:
         model = loaded.model
+        quicken(model)
         was_training = model.training
         model.eval()
         try:

@@ -2,7 +2,7 @@
 
 Registered with transformers' AttentionInterface under the name in `IMPLEMENTATION`. The rows' borders come
 with the call as the keyword `cu_seqlens`; calls without it (generation) go to transformers' own SDPA, with
-its mask.
+its mask, or to `decoding` for a single token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
+from ftkit.fast import compiled, decoding
 
 IMPLEMENTATION = "ftkit_segments"
 
@@ -72,6 +72,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     if cu_seqlens is None:
+        if attention_mask is None and not kwargs.get("softcap") and decoding.takes(query, key, value):
+            return decoding.one_query(query, key, value, scaling), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(

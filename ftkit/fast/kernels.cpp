@@ -244,6 +244,58 @@ static void logprobs(T* logits, const int64_t* targets, float scale, float cap, 
     }
 }
 
+// ---- One token at a time: y = W x + bias + s B (A x), and one query over all keys ------------------------
+template <class T>
+static void one_linear(const T* x, const T* w, int64_t w_stride, const T* bias, const float* a, const float* b,
+                       float scale, int64_t rank, T* y, int64_t inputs, int64_t outputs, int64_t threads) {
+    std::vector<float> wide(inputs), h(rank);
+    VECTOR for (int64_t j = 0; j < inputs; ++j) wide[j] = load(x + j);
+    const float* in = wide.data();
+    for (int64_t r = 0; r < rank; ++r) {
+        float s = 0;
+        _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < inputs; ++j) s += a[r * inputs + j] * in[j];
+        h[r] = s * scale;
+    }
+    ROWS for (int64_t i = 0; i < outputs; ++i) {
+        const T* row = w + i * w_stride;
+        float s = 0;
+        _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < inputs; ++j) s += load(row + j) * in[j];
+        if (bias) s += load(bias + i);
+        for (int64_t r = 0; r < rank; ++r) s += b[i * rank + r] * h[r];
+        store(y + i, s);
+    }
+}
+
+template <class T>
+static void one_query(const T* q, const T* k, int64_t k_head, const T* v, int64_t v_head, float scale, T* y,
+                      int64_t heads, int64_t each, int64_t keys, int64_t size, int64_t threads) {
+    ROWS for (int64_t i = 0; i < heads; ++i) {
+        const T* query = q + i * size;
+        const T* key = k + i / each * k_head;
+        const T* value = v + i / each * v_head;
+        std::vector<float> weight(keys), out(size, 0.f), in(size);
+        for (int64_t j = 0; j < size; ++j) in[j] = load(query + j) * scale;
+        float top = -std::numeric_limits<float>::infinity(), total = 0;
+        for (int64_t n = 0; n < keys; ++n) {
+            const T* row = key + n * size;
+            float s = 0;
+            _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < size; ++j) s += load(row + j) * in[j];
+            weight[n] = s;
+            top = s > top ? s : top;
+        }
+        for (int64_t n = 0; n < keys; ++n) {
+            weight[n] = fast_exp(weight[n] - top);
+            total += weight[n];
+        }
+        for (int64_t n = 0; n < keys; ++n) {
+            const T* row = value + n * size;
+            float w = weight[n];
+            VECTOR for (int64_t j = 0; j < size; ++j) out[j] += w * load(row + j);
+        }
+        for (int64_t j = 0; j < size; ++j) store(y + i * size + j, out[j] / total);
+    }
+}
+
 #define BOTH(T, suffix)                                                                                          \
     void rms_norm_##suffix(const void* x, const void* w, float offset, float eps, void* y, int64_t y_stride,     \
                            void* inverse, int64_t rows, int64_t n, int64_t threads) {                                \
@@ -282,6 +334,18 @@ static void logprobs(T* logits, const int64_t* targets, float scale, float cap, 
                            void* best, int64_t slope, int64_t rows, int64_t n, int64_t threads) {                        \
         logprobs((T*)logits, (const int64_t*)targets, scale, cap, (float*)out, (float*)entropy, (int64_t*)best,  \
                  slope, rows, n, threads);                                                                       \
+    }                                                                                                            \
+    void one_linear_##suffix(const void* x, const void* w, int64_t w_stride, const void* bias, const void* a,    \
+                             const void* b, float scale, int64_t rank, void* y, int64_t inputs, int64_t outputs, \
+                             int64_t threads) {                                                                  \
+        one_linear((const T*)x, (const T*)w, w_stride, (const T*)bias, (const float*)a, (const float*)b, scale,  \
+                   rank, (T*)y, inputs, outputs, threads);                                                       \
+    }                                                                                                            \
+    void one_query_##suffix(const void* q, const void* k, int64_t k_head, const void* v, int64_t v_head,         \
+                            float scale, void* y, int64_t heads, int64_t each, int64_t keys, int64_t size,       \
+                            int64_t threads) {                                                                   \
+        one_query((const T*)q, (const T*)k, k_head, (const T*)v, v_head, scale, (T*)y, heads, each, keys, size,  \
+                  threads);                                                                                      \
     }
 
 extern "C" {

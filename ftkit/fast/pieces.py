@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ftkit.fast import compiled
+from ftkit.fast.decoding import is_one_token
 from ftkit.fast.gated import ACTIVATIONS, Activation, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import rms_norm
@@ -155,7 +156,7 @@ def _norm(report: Report, module: Any) -> int:
 # LoRA layers
 
 
-def _linear(module: Any) -> Linear | None:
+def linear_of(module: Any) -> Linear | None:
     """A frozen linear layer, or one under PEFT's LoRA; None for something else.
 
     Raises
@@ -186,13 +187,13 @@ def _linear(module: Any) -> Linear | None:
     return Linear(base.weight, base.bias, a.weight, b.weight, float(module.scaling[name]))
 
 
-def _plain(module: Any) -> bool:
+def plain(module: Any) -> bool:
     """Whether the layer's adapter is to be used as it stands: neither switched off nor merged."""
     return not (getattr(module, "disable_adapters", False) or getattr(module, "merged", False))
 
 
 def _group(modules: list[Any]) -> Group | None:
-    layers = [_linear(module) for module in modules]
+    layers = [linear_of(module) for module in modules]
     if any(layer is None for layer in layers) or all(layer.a is None for layer in layers if layer):
         return None
     found = [layer for layer in layers if layer is not None]
@@ -228,7 +229,7 @@ class _Together:
             _swap(report, module, functools.partial(self.forward, place, module, own))
 
     def forward(self, place: int, module: Any, own: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
-        if not _plain(module):
+        if not plain(module):
             return own(x)
         if place and self.source is x and place in self.waiting:
             made = self.waiting.pop(place)
@@ -250,7 +251,7 @@ def _single(report: Report, module: Any) -> int:
     own = module.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return grouped_linear(x, group) if _plain(module) else own(x)
+        return grouped_linear(x, group) if plain(module) else own(x)
 
     _swap(report, module, forward)
     return 1
@@ -275,7 +276,9 @@ def _mlp(report: Report, module: Any, recompute: bool) -> int:
     own = module.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return gated_mlp(x, first, second, activation, recompute=recompute) if _all_plain(modules) else own(x)
+        if not _all_plain(modules) or is_one_token(x):  # the parts have a way of their own for that
+            return own(x)
+        return gated_mlp(x, first, second, activation, recompute=recompute)
 
     sample = _sample(first.a, 3, first.inputs)
     with torch.no_grad():
@@ -287,7 +290,7 @@ def _mlp(report: Report, module: Any, recompute: bool) -> int:
 
 
 def _all_plain(modules: list[Any]) -> bool:
-    return all(_plain(module) for module in modules)
+    return all(plain(module) for module in modules)
 
 
 def _activation(function: Any) -> Activation | None:
