@@ -7,10 +7,11 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
 - `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `batches` (of an epoch),
   `packing_efficiency` (the share of the batches' token places that hold a token), `refused`
 - `steps`: `step` (where training starts), `total_steps`
-- `train`: `step`, `epoch`, `loss` (nats a trained token), `learning_rate`, `grad_norm`, `tokens` and
-  `trained_tokens` (so far), `step_tokens` and `step_trained_tokens` (of this step), `tokens_per_second`,
-  `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
-- `eval`: `step`, `epoch`, `loss`, `seconds`
+- `train`: `step`, `epoch`, `loss` (nats a trained token), `accuracy` (the share of trained tokens that the
+  model finds likeliest) and `entropy` (nats), null where the loss does not know them; `learning_rate`,
+  `grad_norm`, `tokens` and `trained_tokens` (so far), `step_tokens` and `step_trained_tokens` (of this step),
+  `tokens_per_second`, `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
+- `eval`: `step`, `epoch`, `loss`, `accuracy`, `entropy`, `seconds`
 - `checkpoint`: `step`, `path` (inside the run folder)
 - `note`: `level` (`info`, `warning` or `error`), `text`
 """

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 POLL = 0.05
 """Seconds between two looks at what was asked for, while a run waits."""
 
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
+"""How CUDA, torch's allocators and oneDNN say that there is none left."""
+
 _queue: list[Launch] = []
 _queue_changed = threading.Condition()
 
@@ -145,11 +148,7 @@ def explain(error: BaseException) -> tuple[str, str]:
     if isinstance(error, FtkitError):
         return error.message, error.advice
     text = f"{type(error).__name__}: {error}"
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error).lower()
-        or "not enough memory" in str(error)
-    ):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
         return (
             f"There was not enough memory ({text.splitlines()[0]:.200}).",
             "In order of effect: halve training.batch_size and double training.gradient_accumulation_steps, "

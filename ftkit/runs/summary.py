@@ -37,6 +37,9 @@ METRICS = (
     "epoch",
     "loss",
     "eval_loss",
+    "accuracy",
+    "eval_accuracy",
+    "entropy",
     "learning_rate",
     "grad_norm",
     "tokens_per_second",
@@ -124,7 +127,9 @@ class Summary:
     def _on_eval(self, event: dict[str, Any]) -> None:
         self.eval_loss = event["loss"]
         self.eval_seconds += event["seconds"]
-        self._row(event["step"]).update(eval_loss=event["loss"], epoch=event["epoch"])
+        self._row(event["step"]).update(
+            eval_loss=event["loss"], eval_accuracy=event.get("accuracy"), epoch=event["epoch"]
+        )
 
     def _on_environment(self, event: dict[str, Any]) -> None:
         self.facts = event["facts"]

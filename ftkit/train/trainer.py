@@ -33,6 +33,7 @@ from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
 from ftkit.errors import RunError
 from ftkit.fast.logprobs import IGNORED, LogProbs
+from ftkit.fast.loss import Scores
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import Recipe, Training
@@ -65,6 +66,7 @@ class FtkitTrainer(Trainer):
         self.wishes = control
         self.tokens_seen = 0
         self._trained: torch.Tensor | int = 0
+        self.tally = Tally()
         self.batches = batches(recipe.training, rows, logprobs)
         collator: Callable[..., dict[str, torch.Tensor]] = (
             PackedCollator() if logprobs.packed else PaddedCollator(loaded.tokenizer.pad_token_id)
@@ -117,31 +119,34 @@ class FtkitTrainer(Trainer):
         self.tokens_seen += _useful_tokens(inputs)
         self._trained = self._trained + here  # stays on the device: reading it there waits for the step
         trained = num_items_in_batch if num_items_in_batch is not None else here
-        loss = negative_log_likelihood(self.logprobs(model, inputs), trained)
+        scores = self.logprobs.scores(model, inputs)
+        self.tally.add(scores)
+        loss = negative_log_likelihood(scores.logprobs, trained)
         return (loss, None) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss over the held-out rows' trained tokens, in nats; other users get turns in between."""
         started = time.perf_counter()
         model = self.model
-        total, count = 0.0, 0
+        total, tally = 0.0, Tally()
         was_training = model.training
         for batch in self.get_eval_dataloader():
             if self.wishes.stopping:
                 return {}
             with self.gate.turn("evaluation"), torch.no_grad():
                 model.eval()
-                logprobs = self.logprobs(model, self._prepare_inputs(batch))
-                total -= logprobs.sum().item()
-                count += len(logprobs)
+                scores = self.logprobs.scores(model, self._prepare_inputs(batch))
+                total -= scores.logprobs.sum().item()
+                tally.add(scores)
                 model.train(was_training)
-        loss = total / max(count, 1)
+        loss = total / max(tally.count, 1)
         seconds = time.perf_counter() - started
         self.sink.emit(
             "eval",
             step=self.state.global_step,
             epoch=self.state.epoch or 0.0,
             loss=loss,
+            **tally.means(),
             seconds=seconds,
         )
         metrics = {"eval_loss": loss}
@@ -151,6 +156,27 @@ class FtkitTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone, as safetensors: Trainer's own also pickles its arguments and may ask the Hub."""
         save_adapter(self.loaded, output_dir or self.args.output_dir)
+
+
+class Tally:
+    """What falls out of the loss's own pass beside it, summed on the device and read when it is told."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._correct: torch.Tensor | None = None
+        self._entropy: torch.Tensor | None = None
+
+    def add(self, scores: Scores) -> None:
+        """Take in the trained tokens of one forward pass."""
+        self.count += len(scores.logprobs)
+        if scores.correct is not None and scores.entropy is not None:
+            self._correct = scores.correct.sum() + (0 if self._correct is None else self._correct)
+            self._entropy = scores.entropy.sum() + (0 if self._entropy is None else self._entropy)
+
+    def means(self) -> dict[str, float | None]:
+        """`accuracy` (share of tokens found likeliest) and `entropy` (nats); None where not known."""
+        sums = {"accuracy": self._correct, "entropy": self._entropy}
+        return {name: None if total is None else float(total) / self.count for name, total in sums.items()}
 
 
 class _Reporter(TrainerCallback):
@@ -180,6 +206,7 @@ class _Reporter(TrainerCallback):
         self.turn = self.trainer.gate.turn("training")
         self.turn.__enter__()
         self.step_started = time.perf_counter()
+        self.trainer.tally = Tally()
         self.before_step = self._seen()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -208,6 +235,7 @@ class _Reporter(TrainerCallback):
             step=state.global_step,
             epoch=state.epoch or 0.0,
             loss=loss,
+            **self.trainer.tally.means(),
             learning_rate=logs.get("learning_rate"),
             grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
             tokens=self.trainer.tokens_seen,

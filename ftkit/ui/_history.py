@@ -15,7 +15,15 @@ from ftkit.ui._downsample import Floats, Series
 from ftkit.ui.ticker import Ticker
 
 #: Curves of "train" events, by the event's key.
-TRAIN_CURVES = ("loss", "learning_rate", "grad_norm", "memory_gb", "gpu_memory_gb", "tokens_per_second")
+TRAIN_CURVES = (
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "grad_norm",
+    "memory_gb",
+    "gpu_memory_gb",
+    "tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class History:
         self.curves = {name: Series() for name in TRAIN_CURVES}
         self.curves["loss"].smooth(smoothing)
         self.curves["eval_loss"] = Series()
+        self.curves["eval_accuracy"] = Series()
         self.notes: deque[Note] = deque(maxlen=200)
         self.peak_memory_gb: float | None = None
         self.peak_gpu_memory_gb: float | None = None
@@ -97,7 +106,11 @@ class History:
             self.peak_gpu_memory_gb = _highest(self.peak_gpu_memory_gb, event.get("gpu_memory_gb"))
             return grown
         if kind == "eval":
-            return {"eval_loss"} if self._append("eval_loss", event.get("step"), event.get("loss")) else set()
+            return {
+                curve
+                for curve, name in (("eval_loss", "loss"), ("eval_accuracy", "accuracy"))
+                if self._append(curve, event.get("step"), event.get(name))
+            }
         if kind == "steps":  # training starts, or starts again from a checkpoint: later steps did not happen
             return {name for name, curve in self.curves.items() if curve.cut(float(event.get("step", 0)))}
         if kind == "note":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import ftkit
 from ftkit.data import Encoded
 from ftkit.fast.logprobs import choose
 from ftkit.models.adapters import apply_method
@@ -152,3 +153,39 @@ def test_held_out_loss_does_not_depend_on_the_batches(train: Train) -> None:
         events = train(rows(8), **way, max_steps=1, evals=1, learning_rate=1e-9, folder=f"e{number}")[1]
         losses.append(events.of("eval")[0]["loss"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_accuracy_and_entropy_are_told_with_the_loss(
+    tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = ftkit.Recipe(
+        model=str(tiny_model_folder()),
+        data={"source": "starter:persona", "max_rows": 8},
+        training={"epochs": 30, "batch_size": 8, "learning_rate": 1e-2, "evals": 2},
+        method="full",
+        output={"folder": tmp_path},
+    )
+    metrics = ftkit.start(recipe).wait().metrics
+    accuracy = metrics.accuracy.dropna()
+    assert len(accuracy) == 30
+    assert accuracy.between(0, 1).all()
+    assert accuracy.iloc[-1] > accuracy.iloc[0] + 0.3
+    assert metrics.entropy.iloc[-1] < metrics.entropy.dropna().iloc[0]
+    assert metrics.eval_accuracy.dropna().between(0, 1).all()
+    assert len(metrics.eval_accuracy.dropna()) >= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate",
+        "DefaultCPUAllocator: can't allocate memory",
+        "could not create a primitive",
+    ],
+)
+def test_no_memory_left_is_explained_whoever_says_it(text: str) -> None:
+    from ftkit.runs.launch import explain
+
+    message, advice = explain(RuntimeError(text))
+    assert "not enough memory" in message
+    assert "batch_size" in advice
