@@ -109,9 +109,19 @@ class Field(widgets.VBox):
         Label instead of the one made from the name.
     explain
         Show the field's docstring below the control as well as on hover.
+    suggest
+        Let values be chosen that `control.options` will name, or others be typed.
     """
 
-    def __init__(self, workspace: Workspace, path: str, *, title: str = "", explain: bool = False) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        path: str,
+        *,
+        title: str = "",
+        explain: bool = False,
+        suggest: bool = False,
+    ) -> None:
         self.workspace = workspace
         self.path = path
         self._filling = False
@@ -120,7 +130,8 @@ class Field(widgets.VBox):
         field = _section_class(workspace.recipe, section, name).model_fields[name]
         self._plain, self._optional = kind(field.annotation)
         help_text = " ".join((field.description or "").split())
-        self.control = self._make(title or _title(section, name), field.default, field.examples or ())
+        examples = () if suggest else field.examples
+        self.control = self._make(title or _title(section, name), field.default, examples)
         host.set_tooltip(self.control, help_text)
         self._wrong = widgets.HTML()
         self._wrong.add_class("ftk-wrong")
@@ -153,13 +164,13 @@ class Field(widgets.VBox):
             self._filling = False
         self._say("")
 
-    def _make(self, title: str, default: Any, examples: Sequence[Any]) -> widgets.Widget:
+    def _make(self, title: str, default: Any, examples: Sequence[Any] | None) -> widgets.Widget:
         if self._plain is bool:
             return widgets.Checkbox(description=title, indent=False)
         if get_origin(self._plain) is Literal:
             return widgets.Dropdown(description=title, options=get_args(self._plain))
         hint = "auto" if self._optional else show(default)
-        if examples:  # to choose from, or something else
+        if examples is not None:  # to choose from, or something else
             return widgets.Combobox(
                 description=title,
                 placeholder=hint,

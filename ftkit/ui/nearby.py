@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,10 @@ MOST = 100
 _DEPTH = 3
 _LOOKED_AT = 5000
 """Directory entries after which the search ends: a home folder may hold millions."""
+_BESIDE = ("../data", "../datasets", "../input", "../shared/data", "../../shared/data")
+"""Folders that are looked into, too: where courses and Kaggle keep data."""
+_LARGEST_LISTING = 5_000_000
+"""Bytes of a dataset_info.json; LLaMA-Factory's own has a hundredth."""
 _NEVER = {"node_modules", "site-packages", "__pycache__", "checkpoints", "adapter", "runs", "venv"}
 
 
@@ -38,14 +43,18 @@ class Found:
 
 
 def files(folder: Path | None = None) -> list[Found]:
-    """Data files below `folder` (None: the working directory), nearest first; run folders are left out."""
+    """Data files below `folder` (None: the working directory) and in folders beside it, nearest first.
+
+    Run folders, hidden ones and such of programs are left out.
+    """
     start = folder or Path.cwd()
+    beside = [place for name in _BESIDE if (place := Path(os.path.normpath(start / name))).is_dir()]
     found: list[Found] = []
-    for path, size in _walk(start):
+    for path, size in itertools.chain(_walk(start), *map(_walk, beside)):
         name = os.path.relpath(path, start)
         if path.name == "dataset_info.json":
             there = os.path.relpath(path.parent, start)
-            found += [Found(f"{one} in {there}", there, one) for one in _listed(path)]
+            found += [Found(f"{one} in {there}", there, one) for one in _listed(path, size)]
         else:
             found.append(Found(f"{name} ({_size(size)})", name))
         if len(found) >= MOST:
@@ -89,9 +98,11 @@ def _walk(start: Path) -> Iterator[tuple[Path, int]]:
         below: list[Path] = []
         for folder in level:
             try:
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name.lower())
+                with os.scandir(folder) as there:
+                    entries = list(itertools.islice(there, _LOOKED_AT))
             except OSError:
                 continue
+            entries.sort(key=lambda entry: entry.name.lower())
             if folder != start and any(entry.name == "recipe.yaml" for entry in entries):
                 continue  # a run's own folder
             listed = any(entry.name == "dataset_info.json" for entry in entries)
@@ -120,7 +131,9 @@ def _is_data(name: str) -> bool:
     return not low.startswith(("requirements", "readme", "license", "constraints", *settings))
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path, size: int) -> list[str]:
+    if size > _LARGEST_LISTING:
+        return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):

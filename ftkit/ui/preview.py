@@ -1,4 +1,4 @@
-"""Rows as the model will read them: the tokenizer of the Recipe's model, and counts over the rows."""
+"""Rows as the model will read them: the rows, the tokenizer of the model, and counts over the rows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float | None], None]
 ROWS_COUNTED = 2000
 """Counting tokens stops here: a share is known well enough by then."""
+FIRST_ROWS = 200
+"""Rows of a large file that are shown while the others are read."""
 
 _lock = threading.Lock()
 _tokenizers: dict[Model, Any] = {}
@@ -70,6 +72,20 @@ class Counts:
     def mean(self) -> int:
         """Mean length of a row, rounded up."""
         return -(-self.tokens // self.rows) if self.rows else 0
+
+
+def read(recipe: Recipe, progress: Progress, first_rows: Callable[[Dataset], Any]) -> Dataset:
+    """The rows that a Recipe names; of a large file `first_rows` gets some before all are read."""
+    from ftkit import data
+    from ftkit.data.sources import is_large
+
+    offline, section = recipe.compute.offline, recipe.data
+    if is_large(section.source) and (section.max_rows or FIRST_ROWS + 1) > FIRST_ROWS:
+        few = section.model_copy(update={"max_rows": FIRST_ROWS, "mixed_with": ()})
+        first = data.load(few, offline=offline, progress=progress)
+        progress(f"Reading {section.source}", None)  # ends here where others are asked for by now
+        first_rows(first)
+    return data.load(section, offline=offline, progress=progress)
 
 
 def template(recipe: Recipe, *, fetch: bool, progress: Progress | None = None) -> Template:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import secrets
 import shutil
+import time
 import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
 from ftkit.errors import DataError
 
-_LONGEST_NAME = 120
+_LONGEST_NAME = 200
+"""Bytes of a name; file systems take 255, and a number or `.part` is added."""
 _DEVICES = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _SPARE = 50_000_000
 """Bytes that stay free on the disk."""
+_LEFT_BEHIND = 3600.0
+"""Seconds after which a part that nobody writes to is of a kernel that is gone."""
 
 
 def safe_name(name: str) -> str:
@@ -30,14 +36,26 @@ def safe_name(name: str) -> str:
     last = re.split(r"[\\/]", name)[-1]
     plain = "".join(c for c in unicodedata.normalize("NFC", last) if unicodedata.category(c)[0] != "C")
     plain = re.sub(r'[<>:"|?*]', "_", plain).strip(" .")
-    suffixes = "".join(Path(plain).suffixes[-2:])
-    if kind(Path(plain)) not in READERS or plain == suffixes:
+    stem, suffixes = _parts(plain)
+    if kind(Path(plain)) not in READERS or not stem:
         raise DataError(
             f"{plain or 'This'} is no data file.", f"Known: {', '.join(READERS)}, also .gz, .zst."
         )
-    if len(plain) > _LONGEST_NAME:
-        plain = plain[: _LONGEST_NAME - len(suffixes)].rstrip(" .") + suffixes
+    room = _LONGEST_NAME - len(suffixes.encode())
+    plain = stem.encode()[:room].decode(errors="ignore").rstrip(" .") + suffixes
     return f"_{plain}" if _DEVICES.match(plain) else plain
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A name without, and its suffixes: that of the kind and that of a compression."""
+    from ftkit.data.readers import COMPRESSED
+
+    stem, suffixes = name, ""
+    while Path(stem).suffix.lower() in COMPRESSED:
+        suffixes = Path(stem).suffix + suffixes
+        stem = stem[: len(name) - len(suffixes)]
+    last = Path(stem).suffix
+    return stem.removesuffix(last), last + suffixes
 
 
 class Receiving:
@@ -70,8 +88,11 @@ class Receiving:
                     f"{self.name} has {size / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB left.",
                     "Free some space, or upload a part of it.",
                 )
-            self._part = folder / f".{self.name}.part"
-            self._file: BinaryIO = self._part.open("wb")
+            for left in folder.glob(".*.part"):
+                if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
+                    left.unlink()
+            self._part = folder / f".{self.name}.{secrets.token_hex(4)}.part"  # of this upload alone
+            self._file: BinaryIO = self._part.open("xb")
         except OSError as error:
             raise _unwritable(folder, error) from None
 
@@ -97,8 +118,8 @@ class Receiving:
                 if self._is_same(target):
                     self._part.unlink()
                     return target
-                stem, suffixes = self.name.split(".", 1)
-                target = self.folder / f"{stem} ({number}).{suffixes}"
+                stem, suffixes = _parts(self.name)
+                target = self.folder / f"{stem} ({number}){suffixes}"
                 number += 1
             self._part.replace(target)
         except OSError as error:
@@ -107,8 +128,10 @@ class Receiving:
 
     def cancel(self) -> None:
         """Remove what has come."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a full disk: what is not written yet cannot be
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
 
     def _is_same(self, other: Path) -> bool:
         if not other.is_file() or other.stat().st_size != self.size:

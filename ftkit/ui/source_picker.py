@@ -28,6 +28,10 @@ _ASK = {
 }
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _CHOOSE = "Choose …"
+_EMPTY = {
+    "file": "Nothing is chosen yet: choose a file or rows of this notebook, drop a file, or type a path.",
+    "hub": "Nothing is chosen yet: type the id of a dataset of the Hub, such as organisation/dataset.",
+}
 
 
 def kind_of(source: str) -> str:
@@ -62,7 +66,8 @@ class SourcePicker(widgets.VBox):
         self.sets = widgets.Box([])
         self.sets.add_class("ftk-grid")
         self.sets.add_class("ftk-broad")
-        self.field = Field(workspace, "data.source", title="File or folder")
+        self.field = Field(workspace, "data.source", title="File or folder", suggest=True)
+        self.field.add_class("ftk-wide")
         self._hub = [Field(workspace, "data.subset"), Field(workspace, "data.split")]
         self._fields = grid([self.field, *self._hub])
         self.found = widgets.Dropdown(description="Found here", options=[(_CHOOSE, -1)])
@@ -71,12 +76,18 @@ class SourcePicker(widgets.VBox):
         self.look = button("Look again", "Look for files and rows of this notebook again", self.refresh)
         self.upload = Upload(self._uploaded)
         self.says = widgets.HTML()
+        self._empty = widgets.HTML()
         self._yours = widgets.VBox([row(self.found, self.look), self.upload])
-        super().__init__([self.kind, self.sets, self._yours, self._fields, self.says])
+        super().__init__([self.kind, self.sets, self._empty, self._yours, self._fields, self.says])
         self.show_source()
 
     def __repr__(self) -> str:
         return f"SourcePicker({self.workspace.recipe.data.source!r})"
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the Recipe names something of the kind that is shown."""
+        return bool(self.kind.value == kind_of(self.workspace.recipe.data.source))
 
     def show_source(self) -> None:
         """Show what the Recipe names."""
@@ -96,12 +107,20 @@ class SourcePicker(widgets.VBox):
         self.sets.layout.display = None if kind == "starter" else "none"
         self._fields.layout.display = "none" if kind == "starter" else None
         self._yours.layout.display = None if kind == "file" else "none"
+        source = self.workspace.recipe.data.source
+        until = f"Until then the rows are those of {source}."
+        self._empty.value = "" if self.chosen else markup.note(f"{_EMPTY.get(kind, '')} {until}", "wait")
+        self._empty.layout.display = "none" if self.chosen else None
+        self._suggest()
         for field in self._hub:
             field.layout.display = None if kind == "hub" else "none"
         if kind == "starter":
             self.sets.children = self._starter_cards()
         elif kind == "file" and not self._found:
             self.refresh()
+
+    def _suggest(self) -> None:
+        self.field.control.options = tuple(self.files()) if self.kind.value == "file" else ()
 
     def refresh(self) -> None:
         """Look for files near the notebook and for rows in its variables. Returns at once."""
@@ -147,6 +166,8 @@ class SourcePicker(widgets.VBox):
             return
         source, kind = self.workspace.recipe.data.source, change["new"]
         self._typed[kind_of(source)] = source
+        if kind == "file":
+            self.refresh()
         if kind in self._typed:
             self.workspace.edit({"data.source": self._typed[kind]})
         elif kind != "starter":
@@ -164,6 +185,7 @@ class SourcePicker(widgets.VBox):
             self.found.value = -1
         finally:
             self._settling = False
+        self._suggest()
 
     def _found_chosen(self, change: Any) -> None:
         if self._settling or change["new"] is None or change["new"] < 0:
@@ -191,6 +213,7 @@ class SourcePicker(widgets.VBox):
 
     def _uploaded(self, paths: Sequence[Path]) -> None:
         self.refresh()
+        self.says.value = ""
         first, *others = map(str, paths)
         if others:
             self.workspace.edit({"data.mixed_with": [{"source": one} for one in others]})

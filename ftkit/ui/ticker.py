@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+Tell = Callable[[str, "float | None"], None]
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
@@ -86,7 +87,7 @@ class Worker(Generic[_Result]):
     def __init__(self, done: Callable[[_Result], Any], failed: Callable[[Exception], Any]) -> None:
         self._done = done
         self._failed = failed
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._newest = 0
         self._finished = threading.Event()
         self._finished.set()
@@ -98,13 +99,20 @@ class Worker(Generic[_Result]):
 
     def submit(self, function: Callable[[], _Result], delay: float = 0.0) -> None:
         """Call `function` in a thread, `delay` seconds from now unless a newer request comes first."""
-        with self._lock:
-            self._newest += 1
-            ticket = self._newest
-            self._finished = finished = threading.Event()
-        threading.Thread(
-            target=self._work, args=(function, delay, ticket, finished), name="ftkit-worker", daemon=True
-        ).start()
+        ticket, finished = self._begin()
+        self._start(function, delay, ticket, finished)
+
+    def submit_told(self, function: Callable[[Tell], _Result], tell: Tell, delay: float = 0.0) -> None:
+        """As `submit`, for work that tells how far it is, which ends it once nobody waits for it."""
+        ticket, finished = self._begin()
+
+        def told(text: str, fraction: float | None) -> None:
+            with self._lock:  # nothing is told once `cancel` has returned
+                if not self.is_newest(ticket):
+                    raise Cancelled
+                tell(text, fraction)
+
+        self._start(lambda: function(told), delay, ticket, finished)
 
     def cancel(self) -> None:
         """Forget the request under way: its result will not be delivered."""
@@ -119,6 +127,19 @@ class Worker(Generic[_Result]):
     def is_newest(self, ticket: int) -> bool:
         """Whether no newer request came after `ticket`."""
         return ticket == self._newest
+
+    def _begin(self) -> tuple[int, threading.Event]:
+        with self._lock:
+            self._newest += 1
+            self._finished = threading.Event()
+            return self._newest, self._finished
+
+    def _start(
+        self, function: Callable[[], _Result], delay: float, ticket: int, finished: threading.Event
+    ) -> None:
+        threading.Thread(
+            target=self._work, args=(function, delay, ticket, finished), name="ftkit-worker", daemon=True
+        ).start()
 
     def _work(
         self, function: Callable[[], _Result], delay: float, ticket: int, finished: threading.Event

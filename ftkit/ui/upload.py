@@ -9,7 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from ftkit.errors import DataError
+from ftkit.errors import DataError, FtkitError
 from ftkit.ui import front
 from ftkit.ui.receiving import Receiving
 
@@ -33,12 +33,13 @@ class Upload(anywidget.AnyWidget):
 
     piece = traitlets.Int(PIECE).tag(sync=True)
     """Bytes of a piece."""
-    place = traitlets.Unicode("uploads").tag(sync=True)
-    """The folder, for people."""
+    place = traitlets.Unicode("").tag(sync=True)
+    """Where the files go, for people."""
 
     def __init__(self, on_files: Callable[[Sequence[Path]], Any], folder: Path | None = None) -> None:
         self.folder = folder or Path("uploads")
-        super().__init__(place=str(self.folder))
+        beside = "" if self.folder.is_absolute() else " beside this notebook"
+        super().__init__(place=f"{self.folder}/{beside}")
         self._on_files = on_files
         self._receiving: Receiving | None = None
         self._done: list[Path] = []
@@ -59,9 +60,12 @@ class Upload(anywidget.AnyWidget):
         answer: dict[str, Any] = {"id": content["id"], "ok": True}
         try:
             answer |= self._carry_out(content, buffers or ())
-        except DataError as error:
+        except FtkitError as error:
             self._cancel()
             answer |= {"ok": False, "error": f"{error.message} {error.advice}".strip()}
+        except Exception as error:  # noqa: BLE001 - the page waits for an answer, whatever it is
+            self._cancel()
+            answer |= {"ok": False, "error": f"The kernel failed: {type(error).__name__}: {error}"}
         self.send(answer)
 
     def _carry_out(self, content: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:
@@ -75,6 +79,7 @@ class Upload(anywidget.AnyWidget):
             self._done = []
             return {}
         if what == "all":
+            self._cancel()
             done, self._done = self._done, []
             if done:
                 self._on_files(done)

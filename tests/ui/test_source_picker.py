@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ftkit.data import sources
+from ftkit.data import readers, sources
+from ftkit.errors import DataError
 from ftkit.recipe import Recipe
-from ftkit.ui import DataPanel, Workspace, nearby
+from ftkit.ui import DataPanel, Workspace, nearby, preview
 
 ROWS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
 
@@ -57,6 +60,35 @@ def test_data_nearby_is_listed_and_settings_and_runs_are_not(folder: Path) -> No
         ("listed", "chats"),
         ("data/deep/c.json", None),
     ]
+
+
+def test_folders_beside_the_notebook_s_are_looked_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = folder / "course" / "week1"
+    inner.mkdir(parents=True)
+    (folder / "shared").mkdir()
+    (folder / "listed").rename(folder / "shared" / "data")
+    monkeypatch.chdir(inner)
+    found = [(one.source, one.subset) for one in nearby.files()]
+    assert found == [(os.path.join("..", "..", "shared", "data"), "chats")]
+    monkeypatch.chdir(folder / "course")
+    assert os.path.join("..", "data", "a.csv.gz") in [one.source for one in nearby.files()]
+
+
+def test_before_anything_is_chosen_the_panel_says_what_to_do(panel: DataPanel, folder: Path) -> None:
+    assert panel.picker._empty.value == ""
+    panel.choose("starter:persona").wait()
+    panel.picker._typed.clear()
+    panel.picker.kind.value = "file"
+    panel.picker.wait()
+    assert "Nothing is chosen yet" in panel.picker._empty.value
+    assert "starter:persona" in panel.picker._empty.value
+    assert panel._reload.layout.display == "none"
+    assert panel.picker.field.control.options == ("b.jsonl", "data/a.csv.gz", "data/deep/c.json")
+    panel.picker.field.control.value = "b.jsonl"
+    panel.wait()
+    assert panel.picker._empty.value == ""
+    assert panel._reload.layout.display is None
+    assert panel.dataset.origin == "b.jsonl"
 
 
 def test_a_home_folder_full_of_files_is_not_searched_for_ever(
@@ -132,7 +164,7 @@ def test_the_first_rows_of_a_large_file_are_shown_while_the_others_are_read(
     panel: DataPanel, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(sources, "LARGE", 10)
-    monkeypatch.setattr("ftkit.ui.panels.data.FIRST_ROWS", 5)
+    monkeypatch.setattr("ftkit.ui.preview.FIRST_ROWS", 5)
     shown = []
     first_rows = panel._first_rows
     panel._first_rows = lambda dataset: (first_rows(dataset), shown.append(panel._summary.value))  # type: ignore[method-assign, func-returns-value, assignment, return-value]
@@ -144,10 +176,6 @@ def test_the_first_rows_of_a_large_file_are_shown_while_the_others_are_read(
 
 
 def test_cancel_ends_the_work_itself(panel: DataPanel, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    import threading
-
-    from ftkit.data import readers
-
     begun, ended = threading.Event(), threading.Event()
 
     def endless(path: Path) -> Any:
@@ -164,3 +192,64 @@ def test_cancel_ends_the_work_itself(panel: DataPanel, monkeypatch: pytest.Monke
     panel.cancel()
     assert ended.wait(10)
     assert panel.dataset.origin == "b.jsonl", "the rows read before stay"
+    assert "was cancelled" in panel._message.value
+    assert panel._cancel.layout.display == "none"
+    monkeypatch.undo()
+    panel._recount.click()
+    panel.wait()
+    assert panel.counts.rows == 11
+    assert panel._tokens_row.layout.display == "none"
+
+
+def test_cancel_ends_the_counting_which_can_be_taken_up_again(
+    panel: DataPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(*arguments: Any) -> Any:
+        try:
+            while True:
+                arguments[-1]("Tokens", 0.5)
+                begun.set()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(preview, "count", endless)
+    panel.load()
+    assert begun.wait(10)
+    assert panel._cancel.layout.display is None
+    panel._cancel.click()
+    assert ended.wait(10)
+    assert panel.counts is None
+    assert "not counted" in panel._tokens_note.value
+    monkeypatch.undo()
+    panel._recount.click()
+    panel.wait()
+    assert panel.counts.rows == 11
+
+
+def test_what_was_counted_of_other_rows_is_not_said_of_these(
+    panel: DataPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "11 rows," in panel._summary.value
+    waiting = threading.Event()
+    monkeypatch.setattr(preview, "count", lambda *_: waiting.wait(10) and 1 / 0)
+    panel.choose("starter:persona")
+    panel._loading.wait(30)
+    assert "starter:persona" in panel._summary.value
+    assert "tokens," not in panel._summary.value
+    waiting.set()
+    panel.wait()
+
+
+def test_first_rows_go_when_the_others_do_not_come(
+    panel: DataPanel, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (folder / "broken.jsonl").write_text("\n".join([*map(json.dumps, ROWS), "{"]))
+    monkeypatch.setattr(sources, "LARGE", 10)
+    monkeypatch.setattr("ftkit.ui.preview.FIRST_ROWS", 5)
+    with pytest.raises(DataError, match="line 13"):
+        panel.choose("broken.jsonl").wait()
+    assert "being read" not in panel._summary.value
+    assert "b.jsonl" in panel._summary.value
+    assert len(panel.browser.examples) == 11

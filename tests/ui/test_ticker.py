@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.ticker import Tell, Ticker, Worker
 
 
 def _until(condition, timeout: float = 5.0) -> bool:
@@ -55,6 +55,29 @@ def test_a_cancelled_request_is_not_delivered() -> None:
     release.set()
     time.sleep(0.05)
     assert got == []
+
+
+def test_telling_ends_work_that_nobody_waits_for() -> None:
+    told: list[str] = []
+    failed: list[Exception] = []
+    begun, ended = threading.Event(), threading.Event()
+    worker: Worker[None] = Worker(lambda _: None, failed.append)
+
+    def work(tell: Tell) -> None:
+        try:
+            while True:
+                tell("on", None)
+                begun.set()
+        finally:
+            ended.set()
+
+    worker.submit_told(work, lambda text, _: told.append(text))
+    assert begun.wait(5)
+    worker.submit(lambda: None)
+    assert ended.wait(5)
+    assert told
+    assert worker.wait(5)
+    assert failed == []
 
 
 def test_an_exception_is_handed_over() -> None:

@@ -56,7 +56,10 @@ def test_the_same_file_again_is_that_file_and_another_keeps_both(tmp_path: Path)
     assert page.send("a.jsonl", b"one")["path"] == str(tmp_path / "a.jsonl")
     assert page.send("a.jsonl", b"two")["path"] == str(tmp_path / "a (2).jsonl")
     assert page.send("a.jsonl", b"two")["path"] == str(tmp_path / "a (2).jsonl")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a (2).jsonl", "a.jsonl"]
+    page.send("my.rows.v1.jsonl.gz", b"one")
+    page.send("my.rows.v1.jsonl.gz", b"two")
+    names = ["a (2).jsonl", "a.jsonl", "my.rows.v1 (2).jsonl.gz", "my.rows.v1.jsonl.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,9 @@ def test_the_same_file_again_is_that_file_and_another_keeps_both(tmp_path: Path)
         ("con.jsonl", "_con.jsonl"),
         ("a\x00b\n\u202e.json", "ab.json"),
         ("what?.csv", "what_.csv"),
-        ("x" * 300 + ".jsonl.gz", "x" * 111 + ".jsonl.gz"),
+        ("x" * 300 + ".jsonl.gz", "x" * 191 + ".jsonl.gz"),
+        ("数" * 300 + ".jsonl", "数" * 64 + ".jsonl"),  # a file system counts bytes
+        ("a." + "b" * 300 + ".csv", "a." + "b" * 194 + ".csv"),
         ("ümlaut 1.tsv", "ümlaut 1.tsv"),
     ],
 )
@@ -104,6 +109,50 @@ def test_nothing_is_left_of_what_is_cancelled_broken_or_closed(tmp_path: Path) -
     assert "Choose the file again" in page.ask(b"1", what="piece", at=0)["error"]
     page.ask(what="begin", name="a.jsonl", size=1)
     assert "Reload the page" in page.ask(what="dance")["error"]
+
+
+def test_the_same_name_from_two_pages_at_once_is_two_files(tmp_path: Path) -> None:
+    one, other = Page(tmp_path), Page(tmp_path)
+    for page in (one, other):
+        page.ask(what="begin", name="a.jsonl", size=6)
+    for page, data in ((one, b"111"), (other, b"222"), (one, b"111"), (other, b"222")):
+        page.ask(data, what="piece", at=3 * (page.count > 1))
+    assert Path(one.ask(what="end")["path"]).read_bytes() == b"111111"
+    assert Path(other.ask(what="end")["path"]).read_bytes() == b"222222"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_kernel_that_is_gone_left_is_removed(tmp_path: Path) -> None:
+    for name, age in ((".old.jsonl.0.part", 7200), (".new.jsonl.1.part", 0)):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    Page(tmp_path).send("a.jsonl", b"one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.jsonl.1.part", "a.jsonl"]
+
+
+def test_the_page_is_answered_whatever_happens(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    page.upload._on_files = lambda _: 1 / 0
+    page.send("a.jsonl", b"one")
+    assert "ZeroDivisionError" in page.ask(what="all")["error"]
+    page.send("b.jsonl", b"two")
+    page.ask(what="begin", name="c.jsonl", size=9)
+    page.upload._on_files = page.got.append
+    assert page.ask(what="all")["ok"], "what could not be read in the browser is given up"
+    assert page.got == [[tmp_path / "b.jsonl"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here that is always full")
+def test_a_disk_that_fills_up_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    page.ask(what="begin", name="a.jsonl", size=10 * PIECE)
+    page.upload._receiving._file.close()
+    page.upload._receiving._file = open("/dev/full", "wb")  # noqa: SIM115 - closed by what is tested
+    answer = page.ask(b"x" * PIECE, what="piece", at=0)
+    assert "No space left" in answer["error"]
+    assert "Free some space" in answer["error"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_and_a_locked_folder_are_said(tmp_path: Path) -> None:

@@ -1,22 +1,29 @@
 // Files to the kernel, piece after piece: a few pieces are under way at a time, each answered before more follow.
 
 const UNDER_WAY = 3;
-const SILENT = 4000; // milliseconds without an answer after which the page says that the kernel is busy
-let counter = 0;
+// Milliseconds without an answer, and what the page then says
+const SILENCES = [
+  [4000, "The kernel is busy with a cell; the upload goes on when it is free."],
+  [60000, "No answer for a minute: a long cell is running, or the connection is lost. Wait, or cancel and try again."],
+];
+
+const mb = (bytes) => (bytes / 1e6).toFixed(1);
 
 function render({ model, el }) {
   el.classList.add("ftk-widget");
   const box = element("div", "ftk-upload");
   const input = element("input", "", undefined, { type: "file", multiple: "", "aria-label": "Upload files" });
   const button = element("button", "", "Upload files", { type: "button" });
-  const cancel = element("button", "", "Cancel", { type: "button" });
-  const hint = element("span", "ftk-muted", `or drop them here; they go into ${model.get("place")}/`);
+  const cancel = element("button", "", "Cancel upload", { type: "button" });
+  const hint = element("span", "ftk-muted", `or drop them here; they go into ${model.get("place")}`);
   const bar = element("progress", "", undefined, { max: "1", value: "0", "aria-label": "Upload" });
   const says = element("div", "ftk-muted", "", { role: "status" });
-  input.hidden = true;
+  const view = Math.random().toString(36).slice(2); // the same upload may be shown twice
   const waiting = new Map();
+  let counter = 0;
   let stopped = false;
   let busy = false;
+  input.hidden = true;
 
   function working(on) {
     busy = on;
@@ -24,25 +31,52 @@ function render({ model, el }) {
     bar.hidden = cancel.hidden = !on;
   }
 
+  function say(text, wrong = false) {
+    says.className = wrong ? "ftk-wrong" : "ftk-muted";
+    says.textContent = text;
+  }
+
   function ask(content, buffers) {
-    const id = `upload:${++counter}`;
-    return new Promise((resolve, reject) => {
-      const silent = setTimeout(() => {
-        says.textContent = "The kernel is busy with a cell; the upload goes on when it is free.";
-      }, SILENT);
-      waiting.set(id, (answer) => {
-        clearTimeout(silent);
-        if (answer.ok) resolve(answer);
-        else reject(new Error(answer.error));
+    const id = `upload:${view}:${++counter}`;
+    const answer = new Promise((resolve, reject) => {
+      const timers = SILENCES.map(([after, text]) => setTimeout(() => say(text), after));
+      waiting.set(id, (message) => {
+        waiting.delete(id);
+        timers.forEach(clearTimeout);
+        if (message.ok) resolve(message);
+        else reject(new Error(message.error));
       });
-      model.send({ id, ...content }, undefined, buffers);
+      try {
+        model.send({ id, ...content }, undefined, buffers);
+      } catch {
+        answered({ id, ok: false, error: "The kernel cannot be reached. Run the cell again." });
+      }
     });
+    answer.catch(() => {}); // whoever awaits it is told, too
+    return answer;
   }
 
   function answered(message) {
-    const take = waiting.get(message?.id);
-    waiting.delete(message?.id);
-    take?.(message);
+    waiting.get(message?.id)?.(message);
+  }
+
+  function stop() {
+    if (!busy) return;
+    stopped = true;
+    for (const end of [...waiting.values()]) end({ ok: false, error: "Cancelled." });
+    try {
+      model.send({ id: "", what: "cancel" }); // nobody waits for the answer
+    } catch {
+      // the kernel is gone, and with it what it had
+    }
+  }
+
+  async function contents(file, at, piece) {
+    try {
+      return await file.slice(at, at + piece).arrayBuffer();
+    } catch {
+      throw new Error(`${file.name} cannot be read; it has been moved or changed. Choose it again.`);
+    }
   }
 
   async function sendOne(file, name) {
@@ -50,43 +84,49 @@ function render({ model, el }) {
     const begun = performance.now();
     const piece = model.get("piece");
     const flying = [];
-    for (let at = 0; at < file.size && !stopped; at += piece) {
-      const data = await file.slice(at, at + piece).arrayBuffer();
+    for (let at = 0; at < file.size; at += piece) {
+      const data = await contents(file, at, piece);
+      if (stopped) throw new Error("Cancelled.");
       flying.push(
         ask({ what: "piece", at }, [data]).then((answer) => {
           const seconds = (performance.now() - begun) / 1000;
           bar.value = answer.at / file.size;
-          const mb = (bytes) => (bytes / 1e6).toFixed(1);
-          says.textContent = `${name}: ${mb(answer.at)} of ${mb(file.size)} MB, ${mb(answer.at / seconds)} MB/s`;
+          say(`${name}: ${mb(answer.at)} of ${mb(file.size)} MB, ${mb(answer.at / seconds)} MB/s`);
         }),
       );
+      flying.at(-1).catch(() => {});
       if (flying.length >= UNDER_WAY) await flying.shift();
     }
     await Promise.all(flying);
-    if (!stopped) await ask({ what: "end" });
+    await ask({ what: "end" });
   }
 
   async function send(files) {
     if (busy || files.length === 0) return;
     working(true);
     stopped = false;
-    says.className = "ftk-muted";
-    try {
-      for (const [place, file] of files.entries()) {
-        bar.value = 0;
+    const there = [];
+    const wrong = [];
+    for (const [place, file] of files.entries()) {
+      bar.value = 0;
+      try {
         await sendOne(file, files.length > 1 ? `${file.name} (${place + 1} of ${files.length})` : file.name);
+        there.push(file.name);
+      } catch (error) {
         if (stopped) break;
+        wrong.push(error.message);
       }
+    }
+    try {
+      const kept = there.length === 1 ? `${there[0]} is there.` : `${there.length} files are there.`;
       if (stopped) {
-        await ask({ what: "cancel" });
-        says.textContent = "Cancelled; nothing was kept of the file that was under way.";
+        say(`Cancelled; nothing is kept of the file that was under way.${there.length ? ` ${kept}` : ""}`);
       } else {
-        await ask({ what: "all" });
-        says.textContent = files.length === 1 ? `${files[0].name} is there.` : `${files.length} files are there.`;
+        if (there.length) await ask({ what: "all" });
+        say([...(there.length ? [kept] : []), ...wrong].join(" "), wrong.length > 0);
       }
     } catch (error) {
-      says.className = "ftk-wrong";
-      says.textContent = error.message;
+      say(error.message, true);
     } finally {
       working(false);
       input.value = "";
@@ -95,21 +135,12 @@ function render({ model, el }) {
 
   button.addEventListener("click", () => input.click());
   input.addEventListener("change", () => send([...input.files]));
-  cancel.addEventListener("click", () => {
-    stopped = true;
-  });
-  for (const name of ["dragenter", "dragover"]) {
+  cancel.addEventListener("click", stop);
+  for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     box.addEventListener(name, (event) => {
       event.preventDefault();
       event.stopPropagation();
-      box.classList.add("ftk-over");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) {
-    box.addEventListener(name, (event) => {
-      event.preventDefault();
-      event.stopPropagation();
-      box.classList.remove("ftk-over");
+      box.classList.toggle("ftk-over", name === "dragenter" || name === "dragover");
       if (name === "drop") send([...event.dataTransfer.files]);
     });
   }
@@ -120,7 +151,7 @@ function render({ model, el }) {
   box.append(line, bar, says);
   el.append(box);
   return () => {
-    stopped = true;
+    stop();
     model.off("msg:custom", answered);
   };
 }

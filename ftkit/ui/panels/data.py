@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from ftkit.recipe import Recipe
-from ftkit.ui import markup
+from ftkit.ui import markup, preview
 from ftkit.ui.export_rows import ExportRows
 from ftkit.ui.findings import FindingsView
 from ftkit.ui.form import UnionForm, folded, section_form
 from ftkit.ui.mapping import MappingView
 from ftkit.ui.mixture import MixtureView
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
+from ftkit.ui.preview import Counts
 from ftkit.ui.rows import counts_line, refused_list
 from ftkit.ui.rows_browser import RowsBrowser
 from ftkit.ui.source_picker import SourcePicker, kind_of
-from ftkit.ui.ticker import Cancelled, Worker
+from ftkit.ui.ticker import Tell, Worker
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftkit.data import Dataset
     from ftkit.data.preflight import Finding
-    from ftkit.ui.preview import Counts
 
 _SETTINGS = (
     "template",
@@ -38,8 +38,6 @@ _SETTINGS = (
     "system_prompt",
     "seed",
 )
-FIRST_ROWS = 200
-"""Rows of a large file that are shown while the others are read."""
 _UNMAPPED: dict[str, Any] = {"data.format": None, "data.columns": {}, "data.tags": {}}
 """What belongs to one source and must not carry over to the next."""
 
@@ -67,7 +65,7 @@ class DataPanel(Panel):
         self._opened = False
         self._fetch_allowed = False
         self._seen = self.workspace.recipe
-        self._ticket = object()
+        self._first = False
         self._loading: Worker[tuple[Dataset, Recipe]] = Worker(self._loaded, self._failed)
         self._counting: Worker[tuple[Counts, Any]] = Worker(self._counted, self._not_counted)
         self._chat: Any = None
@@ -104,24 +102,23 @@ class DataPanel(Panel):
     def load(self) -> None:
         """Read the rows again. Returns at once."""
         self._opened = True
-        recipe, ticket = self.workspace.recipe, object()
-        self._ticket = ticket
-
-        def tell(text: str, fraction: float | None) -> None:
-            if ticket is not self._ticket:
-                raise Cancelled
-            self._tell(text, fraction)
-
+        recipe = self.workspace.recipe
         self._tell(f"Reading {recipe.data.source}", None)
         self._cancel.layout.display = None
-        self._loading.submit(lambda: (_load(recipe, tell, self._first_rows), recipe), delay=0.05)
+        self._counting.cancel()
+        self._loading.submit_told(
+            lambda tell: (preview.read(recipe, tell, self._first_rows), recipe), self._tell, delay=0.05
+        )
 
     def cancel(self) -> None:
         """Give up what is being read or counted; the rows shown before stay."""
-        self._ticket = object()
+        if self._loading.busy:
+            text = f"Reading {self.workspace.recipe.data.source} was cancelled."
+            self._message.value = markup.note(f"{text} {self._about_kept()}", "warn")
         self._loading.cancel()
         self._counting.cancel()
         self._quiet()
+        self._show_kept()
 
     def show(self, row: int, part: str = "train") -> None:
         """Show one row: its place from 0 among the `train` or the `held_out` rows."""
@@ -153,7 +150,7 @@ class DataPanel(Panel):
         self.picker = SourcePicker(self.workspace, self.choose)
         self.picker.kind.observe(lambda _: self._show_kind(), "value")
         self._reload = button("Read again", "Read the rows again", self.load)
-        self._cancel = button("Cancel", "Give up reading; the rows shown before stay", self.cancel)
+        self._cancel = button("Cancel", "Give up reading and counting; rows shown before stay", self.cancel)
         self._cancel.layout.display = "none"
         self._progress = widgets.HTML()
         self._message = widgets.HTML()
@@ -162,7 +159,8 @@ class DataPanel(Panel):
         self._tokens_note = widgets.HTML()
         self._fetch = button("Fetch the model", "Fetch the model to see its tokens", self._fetch_model)
         self._fetch.layout.display = "none"
-        self._tokens_row = row(self._tokens_note, self._fetch)
+        self._recount = button("Count tokens", "Count the tokens of these rows", self._count)
+        self._tokens_row = row(self._tokens_note, self._fetch, self._recount)
         self._findings = FindingsView(self._show_finding)
         self.browser = RowsBrowser()
         self._rows = card(self._summary, self._refused, self._findings, self.browser, self._tokens_row)
@@ -197,7 +195,8 @@ class DataPanel(Panel):
 
     def _show_kind(self) -> None:
         self.picker.show_kind()
-        self._reload.layout.display = "none" if self.picker.kind.value == "starter" else None
+        readable = self.picker.chosen and self.picker.kind.value != "starter"
+        self._reload.layout.display = None if readable else "none"
 
     def _recipe_changed(self, change: Any) -> None:
         old, new = self._seen, change["new"]
@@ -228,6 +227,7 @@ class DataPanel(Panel):
 
     def _first_rows(self, dataset: Dataset) -> None:
         """Show the first rows of many while the others are read."""
+        self._first = True
         self.browser.browse(dataset, _folder_of(dataset.origin))
         self._rows.layout.display = None
         about = f"The first {len(dataset.train):,} rows of {dataset.origin}; the others are being read."
@@ -235,7 +235,7 @@ class DataPanel(Panel):
 
     def _loaded(self, found: tuple[Dataset, Recipe]) -> None:
         dataset, recipe = found
-        self.error = None
+        self.error, self.counts, self._first = None, None, False
         self._message.value = ""
         self._quiet()
         self.workspace.remember(dataset, recipe.data)
@@ -247,17 +247,29 @@ class DataPanel(Panel):
     def _failed(self, error: Exception) -> None:
         self.error = error
         self._quiet()
-        kept = self.dataset
-        still = markup.muted(f"Below are the rows of {kept.origin}, read before.") if kept else ""
-        self._message.value = markup.failure(error) + still
+        self._message.value = markup.failure(error) + markup.muted(self._about_kept())
+        self._show_kept()
         found = getattr(error, "found", ())
-        if (
-            found
-        ):  # the rows were read, their columns were not understood: here is where to say what they mean
+        if found:  # the rows were read, their columns not understood: here is where to say what they mean
             asked = self.workspace.recipe.data
             about = "Choose a format, then a column for each role that it needs (*)."
             self._mapping.show(asked.format or "", asked.columns, found, about)
             self._mapping_fold.selected_index = 0
+
+    def _about_kept(self) -> str:
+        kept = self.dataset
+        return f"Below are the rows of {kept.origin}, read before." if kept else ""
+
+    def _show_kept(self) -> None:
+        """After what did not come to its end: the rows read before, and whether they are counted."""
+        kept = self.dataset
+        if self._first and kept is not None:
+            self.browser.browse(kept, _folder_of(kept.origin))
+        self._first = False
+        self._show_rows()
+        if kept is not None and self.counts is None and self._fetch.layout.display == "none":
+            self._tokens_note.value = markup.muted("The tokens are not counted.")
+            self._recount.layout.display = self._tokens_row.layout.display = None
 
     def _show_mapping(self) -> None:
         dataset = self.dataset
@@ -281,17 +293,15 @@ class DataPanel(Panel):
         dataset, recipe, fetch = self.dataset, self.workspace.recipe, self._fetch_allowed
         if dataset is None:
             return
-        self._fetch.layout.display = "none"
-        self._tokens_row.layout.display = None
+        self._fetch.layout.display = self._recount.layout.display = "none"
+        self._tokens_row.layout.display = self._cancel.layout.display = None
         self._tokens_note.value = markup.muted("Tokens: getting the tokenizer …")
-        ticket = self._ticket
 
-        def tell(text: str, fraction: float | None) -> None:
-            if ticket is not self._ticket:
-                raise Cancelled
-            self._tell_tokens(text, fraction)
+        def counted(tell: Tell) -> tuple[Counts, Any]:
+            chat = preview.template(recipe, fetch=fetch, progress=tell)
+            return preview.count(dataset, chat, recipe, tell), chat
 
-        self._counting.submit(lambda: _count(dataset, recipe, fetch, tell), delay=0.1)
+        self._counting.submit_told(counted, self._tell_tokens, delay=0.1)
 
     def _tell_tokens(self, text: str, fraction: float | None) -> None:
         share = f" {fraction:.0%}" if fraction is not None else " …"
@@ -299,6 +309,7 @@ class DataPanel(Panel):
 
     def _counted(self, found: tuple[Counts, Any]) -> None:
         self.counts, self._chat = found
+        self._quiet()
         self._tokens_row.layout.display = "none"
         self.workspace.row_tokens = self.counts.mean
         self._show_rows()
@@ -306,6 +317,7 @@ class DataPanel(Panel):
 
     def _not_counted(self, error: Exception) -> None:
         self.counts, self._chat = None, None
+        self._quiet()
         self.workspace.row_tokens = 0
         missing = not self._fetch_allowed and not self.workspace.recipe.compute.offline
         if missing:
@@ -347,21 +359,3 @@ def _mapping_of(recipe: Recipe) -> tuple[Any, ...]:
 def _counted_with(recipe: Recipe) -> tuple[Any, ...]:
     training = recipe.training
     return recipe.model, recipe.objective, training.batch_size, training.batch_tokens
-
-
-def _load(recipe: Recipe, progress: Any, first_rows: Any) -> Dataset:
-    from ftkit import data
-    from ftkit.data.sources import is_large
-
-    offline, section = recipe.compute.offline, recipe.data
-    if is_large(section.source) and (section.max_rows or FIRST_ROWS + 1) > FIRST_ROWS:
-        few = section.model_copy(update={"max_rows": FIRST_ROWS, "mixed_with": ()})
-        first_rows(data.load(few, offline=offline, progress=progress))
-    return data.load(section, offline=offline, progress=progress)
-
-
-def _count(dataset: Dataset, recipe: Recipe, fetch: bool, progress: Any) -> tuple[Counts, Any]:
-    from ftkit.ui import preview
-
-    chat = preview.template(recipe, fetch=fetch, progress=progress)
-    return preview.count(dataset, chat, recipe, progress), chat
