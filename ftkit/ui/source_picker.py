@@ -109,7 +109,7 @@ class SourcePicker(widgets.VBox):
         self._yours.layout.display = None if kind == "file" else "none"
         source = self.workspace.recipe.data.source
         until = f"Until then the rows are those of {source}."
-        self._empty.value = "" if self.chosen else markup.note(f"{_EMPTY.get(kind, '')} {until}", "wait")
+        self._empty.value = "" if self.chosen else markup.note(f"{_EMPTY.get(kind, '')} {until}", "run")
         self._empty.layout.display = "none" if self.chosen else None
         self._suggest()
         for field in self._hub:

@@ -141,10 +141,45 @@ def test_files_are_uploaded_and_rows_of_the_notebook_chosen(
 
     wrong = tmp_path / "model.bin"
     wrong.write_bytes(b"\0")
-    upload.locator("input[type=file]").set_input_files(wrong)
-    expect(upload.get_by_role("status")).to_contain_text("model.bin is no data file")
+    upload.locator("input[type=file]").set_input_files([wrong, small])
+    expect(upload.get_by_role("status")).to_contain_text("chats.jsonl is there. model.bin is no data file")
 
     panel.get_by_label("Found here").select_option("rows_here: list of 9 rows")
     expect(panel.get_by_role("grid")).to_contain_text("kernel 0", timeout=30_000)
     assert notebook.page.evaluate("() => window.hacked === undefined")
+    assert notebook.errors == []
+
+
+def test_an_upload_is_cancelled_while_it_runs_and_while_the_kernel_is_busy(
+    open_notebook: Callable[..., Notebook], tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.txt"
+    large.write_bytes(b"a line of text\n" * 8_000_000)
+    cells = [
+        UPLOADED.format(model=str(tiny_model_folder())),
+        "import time; time.sleep(9)",
+        "import os; print([n for n in os.listdir('uploads') if 'large' in n], panel.workspace.recipe.data.source)",
+    ]
+    notebook = open_notebook(cells, height=1400)
+    notebook.run(0)
+    panel = notebook.output(0)
+    panel.get_by_role("button", name="Your data").click()
+    expect(panel.get_by_text("Nothing is chosen yet")).to_be_visible()
+    upload = panel.locator(".ftk-upload")
+    says, cancel = upload.get_by_role("status"), upload.get_by_role("button", name="Cancel upload")
+    upload.locator("input[type=file]").set_input_files(large)
+    expect(says).to_contain_text("of 120.0 MB,", timeout=30_000)
+    cancel.click()
+    expect(says).to_contain_text("Cancelled; nothing is kept")
+    expect(upload.get_by_role("button", name="Upload files")).to_be_enabled()
+    notebook.run(2)
+    assert notebook.text(2).split() == ["[]", "starter:persona"]
+
+    notebook.start_cell(1)
+    upload.locator("input[type=file]").set_input_files(large)
+    expect(says).to_contain_text("kernel is busy with a cell", timeout=10_000)
+    cancel.click()
+    expect(says).to_contain_text("Cancelled; nothing is kept", timeout=1_000)
+    notebook.run(2)
+    assert notebook.text(2).split() == ["[]", "starter:persona"]
     assert notebook.errors == []
