@@ -73,7 +73,7 @@ def _lab(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from ftkit.cli.run import run
 
-    return run(options.recipe, options.set)
+    return run(options.recipe, options.set, fit=options.fit)
 
 
 def _chat(options: argparse.Namespace) -> int:
@@ -198,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FIELD=VALUE",
         help="change a field of the recipe, such as training.epochs=1; may be given several times",
+    )
+    sub.add_argument(
+        "--fit", action="store_true", help="smaller batches and more recomputation where memory is short"
     )
 
     sub = command("chat", _chat, "Talk to the model of a run.")

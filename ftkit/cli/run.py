@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftkit.runs import Run
 
 
-def run(what: Path, changes: Sequence[tuple[str, Any]]) -> int:
+def run(what: Path, changes: Sequence[tuple[str, Any]], *, fit: bool = False) -> int:
     """Train, show it until it ends, and return the exit status.
 
     Parameters
@@ -27,8 +27,10 @@ def run(what: Path, changes: Sequence[tuple[str, Any]]) -> int:
     changes
         Fields of the recipe to change, made one after the other, so that `method=lora` may come before
         `method.rank=8`.
+    fit
+        Make the recipe fit the memory that is free, where it does not.
     """
-    started = _resume(what, changes) if what.is_dir() else _start(what, changes)
+    started = _resume(what, changes) if what.is_dir() else _start(what, changes, fit)
     out.print(f"Run folder: {escape(str(started.path))}")
     if not follow(started):
         return report_stop(started)
@@ -36,10 +38,17 @@ def run(what: Path, changes: Sequence[tuple[str, Any]]) -> int:
     return 0
 
 
-def _start(path: Path, changes: Sequence[tuple[str, Any]]) -> Run:
+def _start(path: Path, changes: Sequence[tuple[str, Any]], fit: bool) -> Run:
     recipe = Recipe.from_yaml(path)
     for field, value in changes:
         recipe = recipe.replace({field: value})
+
+    if fit:
+        from ftkit.models import fit_to_memory
+
+        found = fit_to_memory(recipe)
+        out.print(escape(found.reason))
+        recipe = found.recipe
 
     from ftkit.runs import start
 

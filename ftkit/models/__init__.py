@@ -14,6 +14,7 @@ from ftkit.models.adapters import (
 from ftkit.models.catalog import CATALOG, CatalogEntry
 from ftkit.models.device import Device, probe
 from ftkit.models.estimate import MemoryEstimate, estimate
+from ftkit.models.fitting import Fit, fit_to_memory
 from ftkit.models.gate import Gate
 from ftkit.models.load import LoadedModel, load_model, load_tokenizer, on_this_machine
 from ftkit.models.source import ModelSource, resolve
@@ -22,6 +23,7 @@ __all__ = [
     "CATALOG",
     "CatalogEntry",
     "Device",
+    "Fit",
     "Gate",
     "LoadedModel",
     "MemoryEstimate",
@@ -31,6 +33,7 @@ __all__ = [
     "base_model",
     "count_parameters",
     "estimate",
+    "fit_to_memory",
     "load_adapter",
     "load_model",
     "load_tokenizer",

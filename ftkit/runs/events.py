@@ -5,7 +5,8 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
 - `state`: `state`, `detail`, `error` (null, or `message`, `advice`, `traceback`)
 - `stage`: `text`, `fraction` (null where unknown)
 - `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `batches` (of an epoch),
-  `packing_efficiency` (the share of the batches' token places that hold a token), `refused`
+  `packing_efficiency` (the share of the batches' token places that hold a token), `longest` (`row` and
+  `tokens`), `refused`
 - `steps`: `step` (where training starts), `total_steps`
 - `train`: `step`, `epoch`, `loss` (nats a trained token), `accuracy` (the share of trained tokens that the
   model finds likeliest) and `entropy` (nats), null where the loss does not know them; `learning_rate`,

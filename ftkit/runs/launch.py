@@ -124,10 +124,29 @@ class Launch:
     def _fail(self, error: BaseException) -> None:
         self.error = error
         message, advice = explain(error)
+        if _is_no_memory(error):
+            advice = self._memory_advice() or advice
         trace = "".join(traceback.format_exception(error))
         failure = {"message": message, "advice": advice, "traceback": trace}
         with contextlib.suppress(OSError):  # a full disk may be what failed: wait() still raises the error
             self.emit("state", state="failed", detail=None, error=failure)
+
+    def _memory_advice(self) -> str:
+        """What would help this very run, and how much each; empty where it cannot be told."""
+        from ftkit.models.fitting import savings
+
+        with contextlib.suppress(Exception):  # whatever fails here, the error itself is what counts
+            plans = [event for event in self.folder.log.read() if event["kind"] == "plan"]
+            longest = plans[-1].get("longest") if plans else {}
+            found = savings(self.folder.recipe(), row_tokens=longest.get("tokens"))
+            row = (
+                f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. "
+                if longest
+                else ""
+            )
+            if found:
+                return f"{row}In order of effect: {' '.join(found)} or take a smaller model."
+        return ""
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -143,12 +162,17 @@ class Launch:
                 _queue_changed.notify_all()
 
 
+def _is_no_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
 def explain(error: BaseException) -> tuple[str, str]:
     """What to tell a person about `error`: a message and advice."""
     if isinstance(error, FtkitError):
         return error.message, error.advice
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+    if _is_no_memory(error):
         return (
             f"There was not enough memory ({text.splitlines()[0]:.200}).",
             "In order of effect: halve training.batch_size and double training.gradient_accumulation_steps, "

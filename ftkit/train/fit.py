@@ -94,6 +94,7 @@ def fit(
         trained_tokens=train.trained_tokens,
         batches=len(trainer.batches),
         packing_efficiency=trainer.batches.efficiency,
+        longest=_longest(train),
         refused=[asdict(refusal) for refusal in refused[:100]],
     )
     progress("Training", None)
@@ -178,6 +179,12 @@ def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink) -> str:
     if chosen != "off":
         sink.emit("note", level="info", text=why)
     return chosen
+
+
+def _longest(train: EncodedSet) -> dict[str, int]:
+    """The row that a step needs the most memory for."""
+    row = train.rows[int(train.lengths.argmax())]
+    return {"row": row.row, "tokens": len(row.ids)}
 
 
 def _seed(seed: int) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 
 import pytest
 
-from ftkit.models import CATALOG, device, estimate, probe
+from ftkit.errors import ModelError
+from ftkit.models import CATALOG, device, estimate, fit_to_memory, probe
 from ftkit.models.architecture import read
 from ftkit.models.estimate import find_architecture, recomputation
+from ftkit.models.fitting import savings
 from ftkit.recipe import Model, Recipe
 
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 5000}
@@ -185,3 +188,41 @@ def test_probe_is_cheap_enough_for_a_panel():
     start = time.perf_counter()
     probe("cpu")
     assert time.perf_counter() - start < 0.05
+
+
+def test_fitting_keeps_the_batch_and_takes_what_is_fastest(machine):
+    recipe = Recipe(training={"batch_size": 12, "gradient_accumulation_steps": 2})
+    machine(16)
+    assert fit_to_memory(recipe).changes == {}
+    machine(4.2)
+    rows = 400
+    assert estimate(recipe, row_tokens=rows).verdict == "fits", "`auto` makes more again"
+    fixed = recipe.replace({"compute.gradient_checkpointing": "off"})
+    assert estimate(fixed, row_tokens=rows).verdict == "tight"
+    found = fit_to_memory(fixed, row_tokens=rows)
+    training = found.recipe.training
+    assert training.batch_size * training.gradient_accumulation_steps == 24
+    assert found.estimate.verdict == "fits"
+    assert found.changes
+    assert "instead of" in found.reason
+    machine(1.9)
+    smaller = fit_to_memory(recipe, row_tokens=rows)
+    assert smaller.recipe.training.batch_size < 12
+    assert smaller.estimate.peak_gb < 1.9
+
+
+def test_what_fits_in_no_way_says_what_would_help_and_by_how_much(machine):
+    machine(1.0)
+    with pytest.raises(ModelError, match="needed at least") as caught:
+        fit_to_memory(Recipe(method="full"), row_tokens=500)
+    assert re.search(r"method lora saves about \d\.\d GB", caught.value.advice)
+
+
+def test_savings_come_in_order_of_their_effect(machine):
+    machine(16)
+    said = savings(Recipe(training={"batch_size": 32}), row_tokens=900)
+    amounts = [float(re.search(r"about ([\d.]+) GB", one)[1]) for one in said]
+    assert amounts == sorted(amounts, reverse=True)
+    assert {one.split()[0] for one in said} >= {
+        "training.batch_size", "data.max_length", "compute.gradient_checkpointing",
+    }  # fmt: skip

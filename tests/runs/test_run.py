@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,3 +121,26 @@ def test_a_run_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
 def test_attaching_to_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         ftkit.attach(tmp_path / "nothing")
+
+
+def test_a_run_without_memory_names_its_longest_row_and_what_would_save_how_much(
+    tiny_model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftkit.train import trainer
+
+    def none_left(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(trainer, "run_trainer", none_left)
+    recipe = ftkit.Recipe(model=str(tiny_model_folder()), output={"folder": tmp_path})
+    monkeypatch.setattr(
+        "ftkit.models.fitting.savings",
+        lambda recipe, row_tokens: [f"with rows of {row_tokens} training.batch_size 4 saves about 1.0 GB;"],
+    )
+    run = ftkit.start(recipe)
+    with pytest.raises(ftkit.errors.RunError):
+        run.wait()
+    assert "not enough memory" in run.error.message
+    found = re.search(r"The longest row, row \d+, has (\d+) tokens", run.error.advice)
+    assert found is not None
+    assert f"with rows of {found[1]} training.batch_size 4 saves about 1.0 GB" in run.error.advice

@@ -91,3 +91,24 @@ def test_opening_the_lab_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_does_not_fit_is_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from ftkit.models import device
+
+    here = dataclasses.replace(device._cpu(), native_bf16=True, memory_gb=3.0, free_gb=2.2)
+    monkeypatch.setattr(sys.modules["ftkit.models.estimate"], "probe", lambda kind: here)
+    panel = ModelPanel(Workspace(row_tokens=600))
+    panel.workspace.edit({"training.batch_size": 64})
+    panel.wait()
+    assert panel._fit_button.layout.display is None
+    panel._fit_button.click()
+    panel.wait()
+    panel.wait()
+    training = panel.workspace.recipe.training
+    assert training.batch_size * training.gradient_accumulation_steps == 64
+    assert training.batch_size < 64
+    assert "Chosen: training.batch_size" in panel._fitted.value
+    assert panel._fit_button.layout.display == "none"

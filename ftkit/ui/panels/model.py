@@ -17,7 +17,7 @@ from ftkit.ui.ticker import Worker
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftkit.models import MemoryEstimate, ModelSource
+    from ftkit.models import Fit, MemoryEstimate, ModelSource
 
 _KINDS = [("Starter model", "starter"), ("Hub id", "hub"), ("Local folder", "local")]
 _TOOLTIPS = [
@@ -51,6 +51,7 @@ class ModelPanel(Panel):
         self.estimate: MemoryEstimate | None = None
         self._typed: dict[str, str] = {}
         self._memory: Worker[tuple[MemoryEstimate, bool]] = Worker(self._show_memory, self._no_memory)
+        self._fitting: Worker[Fit] = Worker(self._show_fit, self._no_fit)
         self._fetching: Worker[ModelSource] = Worker(self._fetched, self._not_fetched)
         self._settling = False
         self._seen = ""
@@ -79,6 +80,7 @@ class ModelPanel(Panel):
 
     def wait(self, timeout: float | None = 60.0) -> None:
         """Wait until the memory estimate and a fetch under way are done."""
+        self._fitting.wait(timeout)
         self._memory.wait(timeout)
         self._fetching.wait(timeout)
 
@@ -100,6 +102,13 @@ class ModelPanel(Panel):
         self._progress = widgets.HTML()
         self._chip = widgets.HTML()
         self._machine = widgets.HTML()
+        self._fit_button = button(
+            "Fit it for me",
+            "Smaller batches and more recomputation; what is learned stays the same",
+            self.fit,
+        )
+        self._fit_button.layout.display = "none"
+        self._fitted = widgets.HTML()
         self.fill(
             [
                 widgets.HTML(
@@ -113,7 +122,7 @@ class ModelPanel(Panel):
                     self._progress,
                 ),
                 card(UnionForm(self.workspace, "method")),
-                card(self._machine),
+                card(self._machine, self._fit_button, self._fitted),
                 folded({"Device and precision": lambda: section_form(self.workspace, "compute")}),
                 leads_to(self.workspace, "data", "Next: Data"),
             ]
@@ -201,6 +210,9 @@ class ModelPanel(Panel):
     def _show_memory(self, found: tuple[MemoryEstimate, bool]) -> None:
         self.estimate, here = found
         self._machine.value = _memory(self.estimate)
+        self._fit_button.layout.display = (
+            None if self.estimate.verdict in ("tight", "will not fit") else "none"
+        )
         local = _kind_of(self.workspace.recipe.model.source) == "local"
         if here:
             self._place.value = markup.chip("on this machine", "ok", "Loading it fetches nothing")
@@ -211,6 +223,19 @@ class ModelPanel(Panel):
             self._place.value = markup.muted(text)
         self._fetch.layout.display = "none" if here or local else None
         self._fetch.disabled = here or self._fetching.busy
+
+    def fit(self) -> None:
+        """Make the fine-tune fit the memory that is free. Returns at once; `wait()` waits."""
+        recipe, row_tokens = self.workspace.recipe, self.workspace.row_tokens or None
+        self._fitted.value = markup.muted("Looking for what fits …")
+        self._fitting.submit(lambda: _fit(recipe, row_tokens))
+
+    def _show_fit(self, found: Fit) -> None:
+        self.workspace.edit(dict(found.changes))
+        self._fitted.value = markup.note(found.reason, "ok")
+
+    def _no_fit(self, error: Exception) -> None:
+        self._fitted.value = markup.failure(error)
 
     def _no_memory(self, error: Exception) -> None:
         self._machine.value = markup.heading("Memory") + markup.failure(error)
@@ -253,6 +278,12 @@ def _look(recipe: Recipe, row_tokens: int | None) -> tuple[MemoryEstimate, bool]
     except (FtkitError, OSError):
         here = False
     return estimate(recipe, row_tokens=row_tokens), here
+
+
+def _fit(recipe: Recipe, row_tokens: int | None) -> Fit:
+    from ftkit.models import fit_to_memory
+
+    return fit_to_memory(recipe, row_tokens=row_tokens)
 
 
 def _memory(found: MemoryEstimate) -> str:
