@@ -104,9 +104,8 @@ def _ways(recipe: Recipe) -> Iterator[dict[str, Any]]:
     whole = training.batch_size * training.gradient_accumulation_steps
     sizes = [size for size in range(training.batch_size, 0, -1) if whole % size == 0]
     asked = recipe.compute.gradient_checkpointing
-    levels = (
-        [None] if asked == "auto" else [None, *LEVELS[LEVELS.index(asked) + 1 :]]
-    )  # `auto` does it itself
+    more = [] if asked == "auto" else LEVELS[LEVELS.index(asked) + 1 :]  # `auto` chooses by itself
+    levels = [None, *more]
     for size in [training.batch_size] if training.batch_tokens else sizes:
         for level in levels:
             changes: dict[str, Any] = {}

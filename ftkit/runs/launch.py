@@ -137,7 +137,7 @@ class Launch:
 
         with contextlib.suppress(Exception):  # whatever fails here, the error itself is what counts
             plans = [event for event in self.folder.log.read() if event["kind"] == "plan"]
-            longest = plans[-1].get("longest") if plans else {}
+            longest = (plans[-1] if plans else {}).get("longest") or {}
             found = savings(self.folder.recipe(), row_tokens=longest.get("tokens"))
             row = (
                 f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. "
