@@ -52,7 +52,7 @@ class ByteAlignment:
         space stands at a border, which offsets may leave out of a token.
         """
         data = text.encode()
-        if b"".join([self.pieces[one] for one in ids]) != data:
+        if b"".join(map(self.pieces.__getitem__, ids)) != data:
             return None
         borders = np.array(list(itertools.chain(*spans)), np.int64)
         if len(data) != len(text):

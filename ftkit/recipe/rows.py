@@ -30,10 +30,12 @@ def rows_in_memory(data: Any) -> Iterable[Any]:
     DataError
         When it is something else.
     """
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas
-        return data.to_dict("records")
+    if type(data).__name__ == "LazyFrame" and hasattr(data, "collect"):
+        data = data.collect()
     if hasattr(data, "iter_rows") and hasattr(data, "columns"):  # polars
         return data.iter_rows(named=True)
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas
+        return data.to_dict("records")
     if isinstance(data, Mapping) or not isinstance(data, Iterable) or isinstance(data, (str, bytes)):
         raise DataError(
             f"Rows cannot be taken from {type(data).__name__}.",
@@ -48,7 +50,8 @@ def are_rows(value: Any) -> bool:
         return False
     if isinstance(value, (list, tuple)):
         return any(isinstance(row, Mapping) for row in value)
-    return hasattr(value, "columns") or hasattr(value, "column_names") or hasattr(value, "__next__")
+    names = ("columns", "column_names", "collect_schema", "__next__")
+    return any(hasattr(value, name) for name in names)
 
 
 def save_rows(data: Any, name: str = "rows", folder: str | Path | None = None) -> Path:

@@ -307,6 +307,15 @@ def test_rows_of_the_kernel_become_a_file_that_a_recipe_names(
     assert len(load(recipe.data).train) == 36
 
 
+def test_rows_of_polars_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    polars = pytest.importorskip("polars")
+    monkeypatch.setenv("FTKIT_CACHE", str(tmp_path))
+    frame = polars.DataFrame(ROWS)
+    for rows in (frame, frame.lazy()):
+        assert [one.row for one in load(rows, held_out_fraction=0).train] == list(range(40))
+        assert ftkit.Recipe(data=rows) == ftkit.Recipe(data=ROWS)
+
+
 def test_values_of_a_table_are_written_as_json_has_them(tmp_path: Path) -> None:
     frame = pd.DataFrame({"day": [pd.Timestamp("2026-01-02")], "numbers": [np.arange(3)], "text": ["a"]})
     path = ftkit.data.save_rows(frame, "my frame/../x", tmp_path)
