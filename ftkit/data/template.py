@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -242,7 +241,7 @@ class Template:
     def _masked(self, one: Prepared, encoding: Any, train_on: str) -> Encoded:
         """Tokens with those trained that start inside a span; an EOS follows the last where it has none."""
         eos, ids = self.tokenizer.eos_token_id, encoding.ids
-        tokens = np.frombuffer(array("i", ids), np.int32)  # half the time of np.array(ids)
+        tokens = np.array(ids, np.int32)
         mask = np.zeros(len(ids), bool)
         spans = one.spans[-1:] if train_on == "last" else one.spans
         for first, after in self._borders(one.text, ids, tokens, spans, encoding):
