@@ -68,8 +68,35 @@ def _with_system(example: Example, first: Message) -> Example:
     return example
 
 
-class LazyExamples(Sequence[Example]):
-    """Examples of rows on disk, each made when it is asked for.
+class _Made(Sequence[Example]):
+    """Examples that are made when they are asked for; a part of them is as lazy."""
+
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, place: int | slice) -> Example | Sequence[Example]:
+        return self._part(place) if isinstance(place, slice) else self._one(place)
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self._one, range(len(self)))
+
+    def _one(self, place: int) -> Example:
+        raise NotImplementedError
+
+    def _part(self, part: slice) -> Sequence[Example]:
+        raise NotImplementedError
+
+
+class LazyExamples(_Made):
+    """Examples of rows on disk.
 
     Parameters
     ----------
@@ -84,23 +111,12 @@ class LazyExamples(Sequence[Example]):
     def __init__(self, rows: SpooledRows, places: np.ndarray, reader: Reader) -> None:
         self.rows, self.places, self.reader = rows, places, reader
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, place: int | slice) -> Example | Sequence[Example]:
-        if isinstance(place, slice):
-            return LazyExamples(self.rows, self.places[place], self.reader)
+    def _one(self, place: int) -> Example:
         at = int(self.places[place])
         return self.reader.read(self.rows[at], at)
 
-    def __iter__(self) -> Iterator[Example]:
-        return map(self.__getitem__, range(len(self)))
+    def _part(self, part: slice) -> LazyExamples:
+        return LazyExamples(self.rows, self.places[part], self.reader)
 
     def digest(self) -> bytes:
         """The same examples have the same."""
@@ -108,7 +124,7 @@ class LazyExamples(Sequence[Example]):
         return hashlib.sha256(about.encode() + self.places.tobytes()).digest()
 
 
-class Chosen(Sequence[Example]):
+class Chosen(_Made):
     """Examples out of several parts, in any order, each part's own object untouched.
 
     Parameters
@@ -122,22 +138,11 @@ class Chosen(Sequence[Example]):
     def __init__(self, parts: Sequence[Sequence[Example]], which: np.ndarray, places: np.ndarray) -> None:
         self.parts, self.which, self.places = parts, which, places
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, place: int | slice) -> Example | Sequence[Example]:
-        if isinstance(place, slice):
-            return Chosen(self.parts, self.which[place], self.places[place])
+    def _one(self, place: int) -> Example:
         return self.parts[self.which[place]][int(self.places[place])]
 
-    def __iter__(self) -> Iterator[Example]:
-        return map(self.__getitem__, range(len(self)))
+    def _part(self, part: slice) -> Chosen:
+        return Chosen(self.parts, self.which[part], self.places[part])
 
     def digest(self) -> bytes | None:
         """The same examples have the same; None where a part is in memory and has none."""
