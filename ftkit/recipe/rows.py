@@ -51,7 +51,7 @@ def are_rows(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(isinstance(row, Mapping) for row in value)
     names = ("columns", "column_names", "collect_schema", "__next__")
-    return any(hasattr(value, name) for name in names)
+    return any(hasattr(type(value), name) for name in names)  # not the value: some must work to answer
 
 
 def save_rows(data: Any, name: str = "rows", folder: str | Path | None = None) -> Path:

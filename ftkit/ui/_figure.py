@@ -1,7 +1,7 @@
 """What the run's figure is made of: traces and layout as plain dictionaries, without importing plotly.
 
-The loss on top, small charts below it: learning rate, gradient norm, memory, tokens a second, accuracy.
-Colours are mid-tones that read on white and on black, because a figure cannot see the notebook's theme; where
+The loss on top, four small charts below it: learning rate, gradient norm, memory, tokens a second. Colours
+are mid-tones that read on white and on black, because a figure cannot see the notebook's theme; where
 `widgets/chart/style.css` applies, text and lines take the theme's own colours.
 """
 
@@ -50,19 +50,14 @@ CURVES = (
     Curve("memory_gb", "process memory", "4", _GREY, "%{y:.2f} GB"),
     Curve("gpu_memory_gb", "GPU memory", "4", _PINK, "%{y:.2f} GB"),
     Curve("tokens_per_second", "tokens/s", "5", _GREEN, "%{y:,.0f} tokens/s"),
-    Curve("accuracy", "train accuracy", "6", _BLUE, "%{y:.1%}", 1.2, 0.7),
-    Curve("eval_accuracy", "eval accuracy", "6", _ORANGE, "%{y:.1%}", 2.0),
 )
-AXES = ("", "2", "3", "4", "5", "6")
+AXES = ("", "2", "3", "4", "5")
 _SMALL = (
     ("2", "Learning rate"),
     ("3", "Gradient norm"),
     ("4", "Memory (GB)"),
     ("5", "Tokens per second"),
-    ("6", "Token accuracy"),
 )
-_GAP = 0.045
-"""Between small charts, as a share of the width."""
 _WITH_GPU = f'GB: <span style="color:{_GREY}">process</span>, <span style="color:{_PINK}">GPU</span>'
 _MESSAGE = len(_SMALL)  # index of the annotation that says why the figure is empty
 _MEMORY = 2
@@ -83,7 +78,7 @@ def trace(curve: Curve, history: History) -> dict[str, Any]:
     """The parts of a trace that change: its points and how they are drawn."""
     x, y = history.points(curve.name)
     few = len(x) <= 40 and curve.name != "loss_smooth"
-    marked = few or curve.name.startswith("eval_")
+    marked = few or curve.name == "eval_loss"
     return {"x": x, "y": y, "mode": "lines+markers" if marked else "lines", "visible": len(x) > 0}
 
 
@@ -116,11 +111,9 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
         "type": "log" if log else "linear",
     }
     notes = []
-    width = (1 + _GAP) / len(_SMALL) - _GAP
     for place, (axis, text) in enumerate(_SMALL):
-        left = place * (width + _GAP)
-        domain = [round(left, 4), round(min(left + width, 1.0), 4)]
-        axes[f"xaxis{axis}"] = _axis(axis, "x") | {"domain": domain, "nticks": 3}
+        left = place * 0.26
+        axes[f"xaxis{axis}"] = _axis(axis, "x") | {"domain": [left, left + 0.22], "nticks": 4}
         axes[f"yaxis{axis}"] = _axis(axis, "y") | {"domain": [0.0, 0.21], "nticks": 4}
         notes.append(
             {

@@ -52,6 +52,7 @@ def tiles(history: History, progress: Any) -> str:
         ("Train loss", _number(history.last("loss"), 4), _smoothed(history)),
         ("Eval loss", _number(history.last("eval_loss"), 4), _evaluated_at(history)),
         ("Best eval loss", _number(best[1] if best else None, 4), f"at step {best[0]:,.0f}" if best else ""),
+        *_accuracy(history),
         ("Tokens per second", _number(progress.tokens_per_second or None, 0), ""),
         ("Peak memory", _gigabytes(history.peak_memory_gb), "" if gpu is None else f"GPU {gpu:.2f} GB"),
     ]
@@ -64,6 +65,16 @@ def tiles(history: History, progress: Any) -> str:
         )
         + "</div>"
     )
+
+
+def _accuracy(history: History) -> list[tuple[str, str, str]]:
+    """Of the trained tokens, the share that the model finds likeliest; nothing where the run does not say."""
+    held_out, train = history.last("eval_accuracy"), history.last("accuracy")
+    if train is None:
+        return []
+    if held_out is None:
+        return [("Token accuracy", f"{train:.0%}", "of the training rows")]
+    return [("Token accuracy", f"{held_out:.0%}", f"held out; {train:.0%} in training")]
 
 
 def remarks(notes: Sequence[Note]) -> str:

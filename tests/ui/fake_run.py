@@ -69,6 +69,7 @@ class FakeRun:
             "epoch": step / 50,
             "learning_rate": 2e-4 * min(1.0, step / 10) * max(0.02, 1 - step / self.total_steps),
             "grad_norm": 1.0 + 0.5 * math.cos(step * 0.7) + 2 * math.exp(-step / 10),
+            "accuracy": 0.9 - 0.6 * math.exp(-step / 60),
             "tokens_per_second": 600 + 40 * math.sin(step / 3),
             "memory_gb": 2.1 + 0.3 * (1 - math.exp(-step / 20)),
             "gpu_memory_gb": None,
@@ -78,7 +79,14 @@ class FakeRun:
 
     def evaluate(self, step: int, loss: float | None = None) -> None:
         value = 0.45 + 2.4 * math.exp(-step / 28) if loss is None else loss
-        self.add("eval", step=step, epoch=step / 50, loss=value, seconds=1.0)
+        self.add(
+            "eval",
+            step=step,
+            epoch=step / 50,
+            loss=value,
+            accuracy=0.9 - 0.6 * math.exp(-step / 60),
+            seconds=1.0,
+        )
 
     def note(self, text: str, level: str = "info") -> None:
         self.add("note", level=level, text=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -301,3 +302,24 @@ def test_opening_it_is_quick_and_loads_nothing_heavy(tmp_path: Path) -> None:
     seconds, loaded = done.stdout.splitlines()
     assert float(seconds) < 1.0
     assert loaded == ""
+
+
+def test_accuracy_has_a_tile_where_the_run_tells_it() -> None:
+    from ftkit.ui._history import History
+    from ftkit.ui._run_view import tiles
+
+    run = FakeRun(total_steps=20)
+    run.log(1)
+    history = History(run)
+    history.read()
+    assert "of the training rows" in tiles(history, run.progress)
+    run.evaluate(10)
+    history.read()
+    assert re.search(
+        r"Token accuracy</span><b>\d+%</b><small>held out; \d+% in training", tiles(history, run.progress)
+    )
+    silent = FakeRun(total_steps=20)
+    silent.log(1, accuracy=None)
+    history = History(silent)
+    history.read()
+    assert "accuracy" not in tiles(history, silent.progress)
