@@ -368,3 +368,17 @@ def test_entries_go_beyond_the_limit(
     for name in ("a.jsonl", "b.jsonl"):
         assert len(load(write(tmp_path / name), held_out_fraction=0).train) == 40
     assert len(list((tmp_path / "cache" / "rows").iterdir())) == 1
+
+
+def test_rows_whose_column_holds_something_else_are_refused_one_by_one(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        *ROWS[:8],
+        {"prompt": "q", "completion": ["a", "list"]},
+        {"prompt": {}, "completion": 7},
+    ]
+    dataset = load(write(tmp_path / "a.jsonl", rows), held_out_fraction=0)
+    assert len(dataset.train) == 8
+    assert [(one.row, one.reason) for one in dataset.refused] == [
+        (8, "completion is list, not text"),
+        (9, "prompt is dict, not text"),
+    ]
