@@ -38,7 +38,7 @@ def hints(recipe: Recipe, limit: int = 4) -> Hints:
     from ftkit.data import Conversation, load
 
     try:
-        dataset = load(recipe.data.model_copy(update={"max_rows": _READ}), offline=True)
+        dataset = load(recipe.data.head(_READ), offline=True)
     except FtkitError:
         return Hints(recipe.data.system_prompt or "")
     rows = [row for row in (*dataset.held_out, *dataset.train) if isinstance(row, Conversation)]

@@ -18,6 +18,7 @@ from ftkit.data.formats import Layout, recognise
 from ftkit.data.sources import held_rows, read_rows, starter_set
 from ftkit.errors import DataError
 from ftkit.recipe import Data, Recipe, Source
+from ftkit.recipe.schema import section_of
 
 Progress = Callable[[str, float | None], None]
 _SAMPLE = 100
@@ -125,11 +126,9 @@ def _config(source: Any, settings: dict[str, Any]) -> tuple[Data, Any]:
     """The data section, and the rows where they are given themselves."""
     if isinstance(source, Data):
         return source, None
-    several = isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, Path)) for s in source)
-    if isinstance(source, (str, Path)) or several:
-        first, *others = map(str, source) if several else (str(source),)
-        mixed = [{"source": one} for one in others]
-        return Recipe(data={"source": first, "mixed_with": mixed, **settings}).data, None
+    section = section_of(source)
+    if section is not None:
+        return Recipe(data=section | settings).data, None
     return Recipe(data={"source": f"rows ({type(source).__name__})", **settings}).data, source
 
 
@@ -164,7 +163,8 @@ class _Reading:
         if not len(examples):
             raise DataError(
                 f"None of the {len(rows)} rows of {name} can be used; row 0: {refused[0].reason}.",
-                "Mend the rows, or tell which column is which in data.columns.",
+                f"They were read as {layout.format} ({layout.reason}). "
+                "Every row needs a question and an answer.",
             )
         starter = starter_set(one.source) if self.config.held_out_source is None else None
         train: Sequence[Example] = examples

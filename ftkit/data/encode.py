@@ -214,7 +214,7 @@ def usable(
             raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
         refused.append(Refusal(example.row, reason))
     if any(isinstance(example, Conversation) for example in found):
-        template.source  # noqa: B018
+        template.source  # noqa: B018  raises where there is none
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -68,7 +69,7 @@ def _with_system(example: Example, first: Message) -> Example:
     return example
 
 
-class _Made(Sequence[Example]):
+class OnDemand(Sequence[Example]):
     """Examples that are made when they are asked for; a part of them is as lazy."""
 
     places: np.ndarray
@@ -88,14 +89,18 @@ class _Made(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(self._one, range(len(self)))
 
-    def _one(self, place: int) -> Example:
-        raise NotImplementedError
+    @abstractmethod
+    def digest(self) -> bytes | None:
+        """The same examples have the same; None where that takes reading them."""
 
-    def _part(self, part: slice) -> Sequence[Example]:
-        raise NotImplementedError
+    @abstractmethod
+    def _one(self, place: int) -> Example: ...
+
+    @abstractmethod
+    def _part(self, part: slice) -> Sequence[Example]: ...
 
 
-class LazyExamples(_Made):
+class LazyExamples(OnDemand):
     """Examples of rows on disk.
 
     Parameters
@@ -124,7 +129,7 @@ class LazyExamples(_Made):
         return hashlib.sha256(about.encode() + self.places.tobytes()).digest()
 
 
-class Chosen(_Made):
+class Chosen(OnDemand):
     """Examples out of several parts, in any order, each part's own object untouched.
 
     Parameters
@@ -145,8 +150,8 @@ class Chosen(_Made):
         return Chosen(self.parts, self.which[part], self.places[part])
 
     def digest(self) -> bytes | None:
-        """The same examples have the same; None where a part is in memory and has none."""
-        parts = [part.digest() if isinstance(part, (LazyExamples, Chosen)) else None for part in self.parts]
+        """The same examples have the same; None where a part is in memory."""
+        parts = [part.digest() if isinstance(part, OnDemand) else None for part in self.parts]
         if None in parts:
             return None
         whole = b"".join(filter(None, parts)) + self.which.tobytes() + self.places.tobytes()

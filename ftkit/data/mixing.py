@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from ftkit.errors import DataError
+from ftkit.recipe import Mix
 
-Mix = Literal["concat", "interleave_under", "interleave_over"]
 MOST_REPEATED = 100
 """Interleaving may repeat rows so often that the whole grows to so many times its size; no further."""
 

@@ -50,6 +50,8 @@ def rows_of(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} is not a whole gzip file.", "Fetch or write it again.") from None
     except UnicodeError:
         raise _not_text(path) from None
+    except ValueError as error:  # such as a number of thousands of digits
+        raise DataError(f"{path} cannot be read: {error}.", "Mend that value.") from None
     except OSError as error:
         if path.suffix.lower() == ".zst" and error.errno is None:
             raise DataError(f"{path} is not a whole zstd file.", "Fetch or write it again.") from None
@@ -292,11 +294,10 @@ def _paragraphs(path: Path) -> Iterator[Any]:
         for line in itertools.chain(text, ["\n"]):
             if line != "\n":
                 lines.append(line)
-            elif paragraph := "".join(lines).strip():
+                continue
+            if paragraph := "".join(lines).strip():
                 yield {"text": paragraph}
-                lines = []
-            else:
-                lines = []
+            lines = []
 
 
 READERS: dict[str, Callable[[Path], Iterator[Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import itertools
@@ -90,11 +91,14 @@ def held_rows(data: Any, limit: int | None = None, progress: Progress | None = N
         When it is something else, or empty.
     """
     tell = _teller("the rows", progress)
-    rows = rows_in_memory(data)
+
+    def taken() -> Iterator[Any]:
+        return itertools.islice(rows_in_memory(data), limit)
+
     if getattr(data, "_fingerprint", None) and getattr(data, "dataset_size", None):
-        found = _of_dataset(data, limit, tell)
+        found = _held_or_kept(data.data.nbytes, limit, ["dataset", data._fingerprint, limit], taken, tell)
     else:
-        found = list(_told(itertools.islice(rows, limit), tell))
+        found = list(_told(taken(), tell))
     if not len(found):
         raise DataError("There are no rows.", "Give at least one.")
     return found
@@ -143,15 +147,21 @@ def _local(path: Path, limit: int | None, tell: Callable[[int], None]) -> Sequen
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}.", "Check its permissions."
         ) from None
+    return _held_or_kept(size, limit, ["files", states, limit], rows, tell)
+
+
+def _held_or_kept(
+    size: int,
+    limit: int | None,
+    about: list[Any],
+    rows: Callable[[], Iterable[Any]],
+    tell: Callable[[int], None],
+) -> Sequence[Any]:
+    """The rows in memory; of many bytes on disk, under a name made of what they are taken from."""
     if size <= LARGE or (limit is not None and limit <= FEW):
         return list(_told(rows(), tell))
-    return _kept(["files", states, limit], rows, tell)
-
-
-def _kept(about: list[Any], rows: Callable[[], Iterable[Any]], tell: Callable[[int], None]) -> Sequence[Any]:
-    """The rows on disk, under a name made of what they are taken from."""
     name = hashlib.sha256(json.dumps([*about, entries.code_digest()]).encode()).hexdigest()
-    return spooled(name, rows, cache_root() / "rows", tell)
+    return spooled(name, lambda: _told(rows(), tell), cache_root() / "rows")
 
 
 def _files(path: Path) -> list[Path]:
@@ -195,29 +205,26 @@ def _hub(
     import datasets
 
     tell(0)
+    with _fetching(source):
+        found = datasets.load_dataset(source, subset, split=split, streaming=limit is not None)
+
+    def rows() -> Iterator[Any]:
+        with _fetching(source):
+            yield from map(dict, found if limit is None else found.take(limit))
+
+    if limit is not None:  # fetched as far as needed, no further
+        return list(_told(rows(), tell))
+    return _held_or_kept(found.data.nbytes, None, ["dataset", found._fingerprint, None], rows, tell)
+
+
+@contextlib.contextmanager
+def _fetching(source: str) -> Iterator[None]:
+    """What goes wrong inside, whatever it is, as an error for people."""
     try:
-        if limit is not None:  # fetched as far as needed, no further
-            streamed = datasets.load_dataset(source, subset, split=split, streaming=True)
-            return list(_told(map(dict, streamed.take(limit)), tell))
-        return _of_dataset(datasets.load_dataset(source, subset, split=split), None, tell)
-    except DataError:
-        raise
+        yield
     except Exception as error:
-        if type(error).__module__.startswith("ftkit"):  # `tell` ends it so
-            raise
         text = str(error).splitlines()[0][:300] if str(error) else ""
         raise DataError(
             f"The dataset {source!r} cannot be fetched from the Hub ({type(error).__name__}: {text}).",
             "Check its name, data.subset and data.split and the network; or choose a local file.",
         ) from error
-
-
-def _of_dataset(dataset: Any, limit: int | None, tell: Callable[[int], None]) -> Sequence[Any]:
-    """Of a `datasets.Dataset`, whose rows are in files of its own."""
-
-    def rows() -> Iterator[Any]:
-        return itertools.islice(map(dict, dataset), limit)
-
-    if dataset.data.nbytes <= LARGE or (limit is not None and limit <= FEW):
-        return list(_told(rows(), tell))
-    return _kept(["dataset", dataset._fingerprint, limit], rows, tell)

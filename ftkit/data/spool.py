@@ -69,20 +69,13 @@ class SpooledRows(Sequence[Any]):
                 yield _read(line)
 
 
-def spooled(
-    name: str,
-    rows: Callable[[], Iterable[Any]],
-    folder: Path,
-    tell: Callable[[int], None] = lambda count: None,
-) -> SpooledRows:
+def spooled(name: str, rows: Callable[[], Iterable[Any]], folder: Path) -> SpooledRows:
     """The entry called `name`, made of `rows()` where it is not there yet.
 
     Parameters
     ----------
     folder
         Of all entries.
-    tell
-        Told how many rows there are so far; may raise to end it.
 
     Raises
     ------
@@ -93,7 +86,7 @@ def spooled(
         folder.mkdir(parents=True, exist_ok=True)
         found = _entry(folder / name)
         if found is None:
-            _make(name, rows(), folder, tell)
+            _make(name, rows(), folder)
             entries.clean(folder, name, LIMIT_BYTES)
             found = _entry(folder / name)
     except OSError as error:
@@ -124,7 +117,7 @@ def _entry(entry: Path) -> SpooledRows | None:
         return None
 
 
-def _make(name: str, rows: Iterable[Any], folder: Path, tell: Callable[[int], None]) -> None:
+def _make(name: str, rows: Iterable[Any], folder: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
     digest, ends, at = hashlib.sha256(), array("q"), 0
     try:
@@ -135,8 +128,6 @@ def _make(name: str, rows: Iterable[Any], folder: Path, tell: Callable[[int], No
                 digest.update(line + b"\n")
                 at += len(line) + 1
                 ends.append(at)
-                if len(ends) % 1000 == 0:
-                    tell(len(ends))
         np.asarray(ends, "<i8").tofile(work / _ENDS)
         sizes = {file: (work / file).stat().st_size for file in (_ROWS, _ENDS)}
         about = {"digest": digest.hexdigest(), "sizes": sizes}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.data import entries, token_store
 from ftkit.data.example import Example, Refusal
-from ftkit.data.examples import Chosen, LazyExamples
+from ftkit.data.examples import OnDemand
 from ftkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def key(examples: Sequence[Example], template: Template, settings: Mapping[str, 
     digest = hashlib.sha256(tokenizer)
     digest.update(entries.code_digest().encode())
     digest.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
-    known = examples.digest() if isinstance(examples, (LazyExamples, Chosen)) else None
+    known = examples.digest() if isinstance(examples, OnDemand) else None
     if known is not None:
         digest.update(known)
         return digest.hexdigest()

@@ -71,16 +71,19 @@ def fit_to_memory(recipe: Recipe, *, row_tokens: int | None = None) -> Fit:
         raise ModelError(
             f"It does not fit into the {now.free_gb:.1f} GB that are free on {now.device.name}, whatever the "
             f"batch: {estimate(least, row_tokens=row_tokens).peak_gb:.1f} GB are needed at least.",
-            " ".join(["In order of effect:", *savings(least, row_tokens=row_tokens)]).strip()
-            + " Or take a smaller model.",
+            advice(least, row_tokens=row_tokens) or "Take a smaller model.",
         )
     _, changed, changes, answer = max(found, key=lambda one: one[0])
-    said = ", ".join(f"{path} {value}" for path, value in changes.items())
     before = f"{now.peak_gb:.1f} GB" if now.peak_gb is not None else "more"
-    reason = (
-        f"Chosen: {said}. It needs about {answer.peak_gb:.1f} GB instead of {before}, and learns the same."
-    )
+    needs = f"It needs about {answer.peak_gb:.1f} GB instead of {before}, and learns the same."
+    reason = f"Chosen: {_said(changes)}. {needs}"
     return Fit(changed, changes, answer, reason)
+
+
+def advice(recipe: Recipe, *, row_tokens: int | None = None) -> str:
+    """What would help where memory is short, in order of effect; empty where it cannot be told."""
+    found = savings(recipe, row_tokens=row_tokens)
+    return f"In order of effect: {' '.join(found)} or take a smaller model." if found else ""
 
 
 def savings(recipe: Recipe, *, row_tokens: int | None = None) -> list[str]:
@@ -93,9 +96,12 @@ def savings(recipe: Recipe, *, row_tokens: int | None = None) -> list[str]:
         after = estimate(recipe.replace(changes), row_tokens=tokens).peak_gb
         saved = 0.0 if after is None else now.peak_gb - after
         if saved >= _LEAST:
-            said = ", ".join(f"{path} {value}" for path, value in changes.items())
-            found.append((saved, f"{said} saves about {saved:.1f} GB;"))
+            found.append((saved, f"{_said(changes)} saves about {saved:.1f} GB;"))
     return [text for _, text in sorted(found, reverse=True)]
+
+
+def _said(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} {value}" for path, value in changes.items())
 
 
 def _ways(recipe: Recipe) -> Iterator[dict[str, Any]]:

@@ -38,6 +38,9 @@ TEMPLATES = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma
 """Chat templates for models that have none."""
 
 
+Mix = Literal["concat", "interleave_under", "interleave_over"]
+
+
 class Source(Section):
     """Rows, and how they are written."""
 
@@ -66,7 +69,7 @@ class Data(Source):
 
     mixed_with: tuple[Source, ...] = ()
     """Further datasets to learn from in the same run, each with its own source, format and columns."""
-    mix: Literal["concat", "interleave_under", "interleave_over"] = "concat"
+    mix: Mix = "concat"
     """Several datasets: take all rows of each, or draw from them by their weights until the first is used up
     (`interleave_under`) or until every one has been seen whole, repeating the others (`interleave_over`)."""
     held_out_source: str | None = None
@@ -88,6 +91,11 @@ class Data(Source):
     """Put this system message before every conversation that has none."""
     seed: int = 42
     """Seed of the split into training and held-out rows."""
+
+    def head(self, rows: int) -> Data:
+        """At most so many rows, of the first dataset alone: to look at."""
+        few = min(rows, self.max_rows or rows)
+        return self.model_copy(update={"max_rows": few, "mixed_with": ()})
 
 
 class LoRA(Section):
@@ -275,9 +283,10 @@ class Recipe(Section):
         if not isinstance(values, dict):
             return values
         values = {**values}
-        if "data" in values:
-            values["data"] = _data(values["data"])
-        key = {"model": "source", "data": "source", "method": "type", "objective": "type"}
+        if "data" in values and not isinstance(values["data"], Source):
+            data = values["data"]
+            values["data"] = {"source": str(save_rows(data))} if are_rows(data) else section_of(data) or data
+        key = {"model": "source", "method": "type", "objective": "type"}
         values = {
             name: {key[name]: v} if isinstance(v, str) and name in key else v for name, v in values.items()
         }
@@ -354,17 +363,15 @@ class Recipe(Section):
         return to_python(self)
 
 
-def _data(value: Any) -> Any:
-    """The data section of what stands for one: rows of the kernel, or a list of sources."""
-    if are_rows(value):
-        return {"source": str(save_rows(value))}
-    if isinstance(value, Path):
-        return {"source": str(value)}
-    if isinstance(value, (list, tuple)) and value:
-        first, *others = ({"source": str(one)} if isinstance(one, (str, Path)) else one for one in value)
-        whole = first.model_dump() if isinstance(first, Source) else first
-        return {**whole, "mixed_with": others} if isinstance(whole, dict) else value
-    return value
+def section_of(value: Any) -> dict[str, Any] | None:
+    """The data section of the name of a source, or of a list of sources; None for something else."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if not several or not all(isinstance(one, (str, Path, Source)) for one in several):
+        return None
+    first, *others = (
+        one.model_dump() if isinstance(one, Source) else {"source": str(one)} for one in several
+    )
+    return {**first, "mixed_with": others} if others else first
 
 
 def _explain(error: ValidationError) -> str:

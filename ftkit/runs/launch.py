@@ -133,19 +133,15 @@ class Launch:
 
     def _memory_advice(self) -> str:
         """What would help this very run, and how much each; empty where it cannot be told."""
-        from ftkit.models.fitting import savings
+        from ftkit.models.fitting import advice
 
         with contextlib.suppress(Exception):  # whatever fails here, the error itself is what counts
             plans = [event for event in self.folder.log.read() if event["kind"] == "plan"]
             longest = (plans[-1] if plans else {}).get("longest") or {}
-            found = savings(self.folder.recipe(), row_tokens=longest.get("tokens"))
-            row = (
-                f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. "
-                if longest
-                else ""
-            )
-            if found:
-                return f"{row}In order of effect: {' '.join(found)} or take a smaller model."
+            found = advice(self.folder.recipe(), row_tokens=longest.get("tokens"))
+            if found and longest:
+                return f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. {found}"
+            return found
         return ""
 
     @contextlib.contextmanager

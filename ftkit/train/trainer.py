@@ -32,7 +32,7 @@ from ftkit.data.batching import Batches
 from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
 from ftkit.errors import RunError
-from ftkit.fast.logprobs import IGNORED, LogProbs
+from ftkit.fast.logprobs import LogProbs
 from ftkit.fast.loss import Scores
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
@@ -65,7 +65,7 @@ class FtkitTrainer(Trainer):
         self.settings = recipe.training
         self.wishes = control
         self.tokens_seen = 0
-        self._trained: torch.Tensor | int = 0
+        self.trained_tokens_seen = 0
         self.tally = Tally()
         self.batches = batches(recipe.training, rows, logprobs)
         collator: Callable[..., dict[str, torch.Tensor]] = (
@@ -82,11 +82,6 @@ class FtkitTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
-
-    @property
-    def trained_tokens_seen(self) -> int:
-        """Tokens that the loss has been taken over so far."""
-        return int(self._trained)
 
     def get_train_dataloader(self) -> DataLoader:
         """The rows by `batches`; a resumed run goes on with the batch that is next."""
@@ -114,13 +109,12 @@ class FtkitTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean over the trained tokens of the whole optimizer step."""
-        labels = inputs["labels"]
-        here = (labels[:, 1:] != IGNORED).sum()
-        self.tokens_seen += _useful_tokens(inputs)
-        self._trained = self._trained + here  # stays on the device: reading it there waits for the step
-        trained = num_items_in_batch if num_items_in_batch is not None else here
         scores = self.logprobs.scores(model, inputs)
+        here = len(scores.logprobs)
+        self.tokens_seen += _useful_tokens(inputs)
+        self.trained_tokens_seen += here
         self.tally.add(scores)
+        trained = num_items_in_batch if num_items_in_batch is not None else here
         loss = negative_log_likelihood(scores.logprobs, trained)
         return (loss, None) if return_outputs else loss
 

@@ -34,6 +34,7 @@ class MixtureView(widgets.VBox):
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._settling = False
+        self._shown: Any = None
         self.source = widgets.Combobox(
             description="Add", placeholder="file, starter set or Hub id", ensure_option=False
         )
@@ -62,6 +63,10 @@ class MixtureView(widgets.VBox):
 
     def _show(self) -> None:
         data = self.workspace.recipe.data
+        shown = (data.source, data.subset, data.weight, data.mix, data.mixed_with)
+        if shown == self._shown:
+            return
+        self._shown = shown
         self._settling = True
         try:
             self.how.value = data.mix

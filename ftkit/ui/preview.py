@@ -81,8 +81,7 @@ def read(recipe: Recipe, progress: Progress, first_rows: Callable[[Dataset], Any
 
     offline, section = recipe.compute.offline, recipe.data
     if is_large(section.source) and (section.max_rows or FIRST_ROWS + 1) > FIRST_ROWS:
-        few = section.model_copy(update={"max_rows": FIRST_ROWS, "mixed_with": ()})
-        first = data.load(few, offline=offline, progress=progress)
+        first = data.load(section.head(FIRST_ROWS), offline=offline, progress=progress)
         progress(f"Reading {section.source}", None)  # ends here where others are asked for by now
         first_rows(first)
     return data.load(section, offline=offline, progress=progress)

@@ -26,7 +26,6 @@ _ASK = {
     "file": ("File or folder", "chats.jsonl"),
     "hub": ("Hub id", "organisation/dataset"),
 }
-_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _CHOOSE = "Choose …"
 _EMPTY = {
     "file": "Nothing is chosen yet: choose a file or rows of this notebook, drop a file, or type a path.",
@@ -38,8 +37,9 @@ def kind_of(source: str) -> str:
     """`starter`, `file` or `hub`."""
     if source.startswith("starter:"):
         return "starter"
-    path_like = source.startswith((".", "/", "~")) or source.lower().endswith(_SUFFIXES)
-    return "file" if path_like or "/" not in source or Path(source).exists() else "hub"
+    from ftkit.data.sources import is_local
+
+    return "file" if is_local(source) or "/" not in source else "hub"
 
 
 class SourcePicker(widgets.VBox):
@@ -99,6 +99,8 @@ class SourcePicker(widgets.VBox):
             self._settling = False
         if kind in _ASK:
             self.field.control.description, self.field.control.placeholder = _ASK[kind]
+        if kind == "file" and not self._found:
+            self.refresh()
         self.show_kind()
 
     def show_kind(self) -> None:
@@ -116,8 +118,6 @@ class SourcePicker(widgets.VBox):
             field.layout.display = None if kind == "hub" else "none"
         if kind == "starter":
             self.sets.children = self._starter_cards()
-        elif kind == "file" and not self._found:
-            self.refresh()
 
     def _suggest(self) -> None:
         self.field.control.options = tuple(self.files()) if self.kind.value == "file" else ()

@@ -18,6 +18,8 @@ import sys
 import time
 from typing import Any
 
+from tests.benchmarks.figures import spread
+
 CONTENDERS = ("generate-fp32", "generate-bf16", "ftkit")
 
 
@@ -142,13 +144,9 @@ def main() -> None:
         first = [other["first"] / one["first"] for one, other in pairs]
         same = [_same(one["text"], other["text"]) for one, other in pairs]
         print(
-            f"bench: chat ftkit/{name} speed {_spread(speed)} first token {_spread(first)}; "
+            f"bench: chat ftkit/{name} speed {spread(speed)} first token {spread(first)}; "
             f"the replies agree on {statistics.median(same):.0%}"
         )
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def _same(one: str, other: str) -> float:

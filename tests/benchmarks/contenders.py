@@ -173,7 +173,8 @@ def _lora(settings: dict[str, Any]) -> Any:
     return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def _arguments(settings: dict[str, Any], folder: str) -> dict[str, Any]:
+def arguments(settings: dict[str, Any], folder: str) -> dict[str, Any]:
+    """What all of transformers' trainers are told."""
     return {
         "output_dir": folder,
         "max_steps": settings["steps"],
@@ -192,7 +193,7 @@ def _arguments(settings: dict[str, Any], folder: str) -> dict[str, Any]:
     }
 
 
-def _timed(trainer: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def timed(trainer: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Train; tokens a second over the steps after the first."""
     from transformers import TrainerCallback
 
@@ -209,8 +210,8 @@ def _timed(trainer: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
     trainer.add_callback(Clock())
     trainer.train()
-    lengths = [len(row.ids) for row in _rows(settings)]
-    tokens = sum(lengths[settings["batch"] : settings["batch"] * settings["steps"]])
+    lengths = np.diff(np.load(settings["rows"])["ends"], prepend=0)
+    tokens = int(lengths[settings["batch"] : settings["batch"] * settings["steps"]].sum())
     return {"losses": losses, "tokens_per_second": tokens / (moments[-1] - moments[0])}
 
 
@@ -231,15 +232,15 @@ def run_trainer(settings: dict[str, Any], folder: str, *, bf16: bool, recompute:
     if recompute:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    arguments = TrainingArguments(**_arguments(settings, folder), bf16=bf16, remove_unused_columns=False)
+    chosen = TrainingArguments(**arguments(settings, folder), bf16=bf16, remove_unused_columns=False)
     # the data loader works in this process and fetches a batch only when the step before has ended
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=chosen,
         data_collator=PaddedCollator(tokenizer.pad_token_id),
         train_dataset=_rows(settings),  # type: ignore[arg-type]
     )
-    return _timed(trainer, settings)
+    return timed(trainer, settings)
 
 
 def run_trl(settings: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -256,12 +257,12 @@ def run_trl(settings: dict[str, Any], folder: str) -> dict[str, Any]:
     set_seed(SEED)
     trainer = trl.SFTTrainer(
         AutoModelForCausalLM.from_pretrained(settings["model_path"], dtype=torch.float32),
-        trl.SFTConfig(**_arguments(settings, folder), max_length=None),
+        trl.SFTConfig(**arguments(settings, folder), max_length=None),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(settings["model_path"]),
         peft_config=_lora(settings),
     )
-    return _timed(trainer, settings)
+    return timed(trainer, settings)
 
 
 def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +272,10 @@ def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
             result = run_ftkit(settings, folder)
         elif name == "trl":
             result = run_trl(settings, folder)
+        elif name == "unsloth":
+            from tests.benchmarks.unsloth_contender import run_unsloth
+
+            result = run_unsloth(settings, folder)
         else:
             result = run_trainer(settings, folder, bf16="bf16" in name, recompute="checkpointing" in name)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -279,11 +284,8 @@ def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def in_a_process(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """One contender in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.contenders", name, json.dumps(settings)]
-    if name == "unsloth":
-        script = Path(__file__).with_name("unsloth_contender.py")
-        more = {"rank": RANK, "alpha": ALPHA, "seed": SEED}
-        command = [str(UNSLOTH / "bin" / "python"), str(script), json.dumps(settings | more)]
+    python = str(UNSLOTH / "bin" / "python") if name == "unsloth" else sys.executable
+    command = [python, "-m", "tests.benchmarks.contenders", name, json.dumps(settings)]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet)
     if done.returncode:

@@ -17,7 +17,6 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+from tests.benchmarks.figures import spread
 
 MARKED = (
     "{% for message in messages %}"
@@ -210,11 +211,6 @@ def in_a_process(name: str, source: str, count: int, *more: str) -> dict[str, An
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def spread(values: list[float]) -> str:
-    """Median, with the smallest and the largest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def main() -> None:

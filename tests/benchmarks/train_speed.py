@@ -21,16 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.contenders import RANK, RATE, available, in_a_process, write_rows
+from tests.benchmarks.figures import spread
 
 REFERENCE = "hf-fp32"
 BEST = "hf-best"
 OUT = Path("bench/latest.json")
 Results = dict[str, list[dict[str, Any]]]
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Median, with the smallest and the largest."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def median(rounds: list[dict[str, Any]], what: str) -> float:

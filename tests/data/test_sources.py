@@ -262,6 +262,7 @@ def test_what_is_not_text_is_refused_with_its_line(name: str, tmp_path: Path) ->
         ("a.csv", b'a,b\n"1,2\n', "not valid CSV"),
         ("a.jsonl", b'{"text": ' + b"[" * 100_000, "nested too deeply"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b'[{"a": ' + b"9" * 5000 + b"}]", "Exceeds the limit"),
         ("a.bz2", bz2.compress(b"a"), "unknown kind"),
     ],
 )

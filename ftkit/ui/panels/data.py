@@ -70,7 +70,7 @@ class DataPanel(Panel):
         self._counting: Worker[tuple[Counts, Any]] = Worker(self._counted, self._not_counted)
         self._chat: Any = None
         self._build()
-        self._show_kind()
+        self._show_reload()
         if self.dataset is not None:
             self.browser.browse(self.dataset, _folder_of(self.workspace.recipe.data.source))
         self._show_rows()
@@ -148,7 +148,7 @@ class DataPanel(Panel):
 
     def _build(self) -> None:
         self.picker = SourcePicker(self.workspace, self.choose)
-        self.picker.kind.observe(lambda _: self._show_kind(), "value")
+        self.picker.kind.observe(lambda _: self._show_reload(), "value")
         self._reload = button("Read again", "Read the rows again", self.load)
         self._cancel = button("Cancel", "Give up reading and counting; rows shown before stay", self.cancel)
         self._cancel.layout.display = "none"
@@ -193,8 +193,7 @@ class DataPanel(Panel):
         made.offer([*(f"starter:{name}" for name in STARTER_SETS), *self.picker.files()])
         return made
 
-    def _show_kind(self) -> None:
-        self.picker.show_kind()
+    def _show_reload(self) -> None:
         readable = self.picker.chosen and self.picker.kind.value != "starter"
         self._reload.layout.display = None if readable else "none"
 
@@ -206,7 +205,8 @@ class DataPanel(Panel):
             if _mapping_of(old) == _mapping_of(new) != _mapping_of(Recipe()):
                 self.workspace.edit(_UNMAPPED)
                 return
-        self._show_kind()  # a field that was edited has shown itself again
+        self.picker.show_kind()  # a field that was edited has shown itself again
+        self._show_reload()
         if not self._opened:
             return
         if old.data != new.data:
