@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# runs of the tests queue among themselves, not with what else trains on this machine
+os.environ["FTKIT_QUEUE"] = tempfile.mkdtemp(prefix="ftkit-queue-")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

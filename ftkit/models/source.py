@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftkit.errors import ModelError
+from ftkit.manifest import fault
 from ftkit.models import cache, folder, hub
 from ftkit.models.cache import Progress, silent
 from ftkit.models.starter import STARTER, Starter, build, origin, sound
@@ -133,10 +134,10 @@ def _converted(gguf: Path, tell: Progress) -> Path:
     facts = gguf.stat()
     digest = hashlib.sha256(f"{gguf}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()[:12]
     final = cache.root() / "models" / f"gguf-{gguf.stem}-{digest}"
-    if final.is_dir() and cache.fault(final) is None:
+    if final.is_dir() and fault(final) is None:
         return final
     with cache.exclusive(final.name, tell):
-        if final.is_dir() and cache.fault(final) is None:
+        if final.is_dir() and fault(final) is None:
             return final
         cache.need_space(4.0 * facts.st_size / 1e6)
         with cache.building(final, {"origin": str(gguf)}) as work:

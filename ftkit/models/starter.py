@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftkit import manifest
 from ftkit.errors import ModelError
 from ftkit.models import cache
 from ftkit.models.cache import Progress
@@ -67,9 +68,9 @@ def sound(starter: Starter, *, thorough: bool = False) -> tuple[Path | None, str
     folder = starter.folder
     if not folder.is_dir():
         return None, None
-    manifest = folder / cache.MANIFEST
-    key = (folder, manifest.stat().st_mtime if manifest.exists() else 0.0)
-    fault = cache.fault(folder, thorough=thorough and key not in _checked)
+    written = folder / manifest.MANIFEST
+    key = (folder, written.stat().st_mtime if written.exists() else 0.0)
+    fault = manifest.fault(folder, thorough=thorough and key not in _checked)
     if fault is not None:
         return None, fault
     if thorough:
@@ -80,8 +81,8 @@ def sound(starter: Starter, *, thorough: bool = False) -> tuple[Path | None, str
 
 def origin(folder: Path) -> str:
     """Where an entry of the cache was fetched from."""
-    manifest = cache.read_manifest(folder) or {}
-    return str(manifest.get("origin", "an unknown source"))
+    about = manifest.read_manifest(folder) or {}
+    return str(about.get("origin", "an unknown source"))
 
 
 def build(starter: Starter, progress: Progress, *, offline: bool = False) -> Path:

@@ -21,7 +21,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 import requests
 
 from ftkit.errors import ModelError
-from ftkit.models.cache import Progress, make_folder, sha256
+from ftkit.manifest import sha256
+from ftkit.models.cache import Progress, make_folder
 
 _TIMEOUT = (5.0, 20.0)
 """Seconds to connect, and between two pieces."""

@@ -172,6 +172,12 @@ class Training(Section):
     """Evaluations of the held-out loss over the run. 0: none."""
     checkpoints: NonNegativeInt = 2
     """Checkpoints over the run, beside the one at the end."""
+    on_bad_loss: Literal["stop", "roll_back"] = "stop"
+    """When the loss is no longer a number or runs away: stop, or go back to the last good checkpoint and on
+    with a third of the learning rate, three times at most."""
+    time_limit: Annotated[float | None, Field(gt=0)] = None
+    """Save and stop before so many minutes have passed since Start, for hosts that end a session (Colab,
+    Kaggle, Binder). Resume goes on with as many minutes again. Empty: no limit."""
     seed: int = 42
     """Seed of the row order, the adapter's first values and dropout."""
 
@@ -212,6 +218,9 @@ class Compute(Section):
     """CPU threads. Empty: one a core."""
     fast: Fast = Fast()
     """Use ftkit's own kernels where they apply. `false` switches all of them off."""
+    launch: Literal["thread", "process"] = "thread"
+    """Where the run lives: a thread of this kernel, which can chat with the model between steps; or a process
+    of its own, which goes on when the kernel restarts or dies."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -233,6 +242,12 @@ class Output(Section):
     """Folder that holds the runs."""
     name: str | None = None
     """Name of the run's folder. Empty: made from the data and the time."""
+    keep_checkpoints: PositiveInt = 2
+    """So many of the newest checkpoints are kept."""
+    keep_best: bool = False
+    """Keep the checkpoint with the lowest evaluation loss, too."""
+    keep_every: PositiveInt | None = None
+    """Keep the checkpoints at multiples of so many steps, too. Empty: only the newest."""
 
     @field_validator("name")
     @classmethod

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
 import re
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from ftkit.errors import RunError
+from ftkit.manifest import sync
 from ftkit.recipe import Recipe
 from ftkit.runs.events import EventLog
+from ftkit.runs.wishes import Wishes
+from ftkit.train.checkpoints import Checkpoints
 
 ENDED = frozenset({"finished", "stopped", "failed", "interrupted"})
 """States after which nothing more happens by itself."""
+
+
+SILENCE = 300.0
+"""Seconds without an event after which a run on another machine counts as interrupted."""
 
 
 class RunFolder:
@@ -89,48 +102,110 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed."""
         descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self.path / name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.path / name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync(self.path)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that Trainer finished writing, or None."""
-        found = [
-            path
-            for path in (self.path / "checkpoints").glob("checkpoint-*")
-            if re.fullmatch(r"checkpoint-\d+", path.name) and (path / "trainer_state.json").is_file()
-        ]
-        return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+        """The newest sound checkpoint, or None."""
+        found, _ = Checkpoints(self.path / "checkpoints").newest()
+        return found.path if found else None
 
-    def claim(self) -> None:
-        """Record that this process carries out the run."""
-        me = psutil.Process()
-        self.write_json("process.json", {"pid": me.pid, "started": me.create_time()})
+    @contextlib.contextmanager
+    def carried_out(self) -> Iterator[None]:
+        """Be the one process that carries out the run; another one's attempt is refused meanwhile.
+
+        Raises
+        ------
+        RunError
+            When the run is being carried out already.
+        """
+        lock = FileLock(self.path / ".lock", thread_local=False)
+        try:
+            lock.acquire(timeout=5)
+        except Timeout:
+            raise RunError(
+                f"The run {self.path.name} is being carried out by another process.",
+                "Attach to it with ftkit.attach(), or stop it there first.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def claim(self, process: int, launch: str) -> None:
+        """Record which process carries out the run, and how it was launched (`thread`, `process`)."""
+        owner = psutil.Process(process)
+        facts = {
+            "pid": owner.pid,
+            "started": owner.create_time(),
+            "machine": platform.node(),
+            "launch": launch,
+        }
+        self.write_json("process.json", facts)
+
+    def owner(self) -> Owner | None:
+        """The process that carries out the run or did so last; None where nothing is known of one."""
+        try:
+            found = json.loads((self.path / "process.json").read_text(encoding="utf-8"))
+            return Owner(
+                int(found["pid"]),
+                float(found["started"]),
+                str(found.get("machine", platform.node())),
+                str(found.get("launch", "thread")),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def owner_alive(self) -> bool:
-        """Whether the process that carries out the run still lives on this machine."""
+        """Whether the process that carries out the run still lives.
+
+        Of a process on another machine that shares the folder nothing is known but what it writes: it counts
+        as alive while it has written something in the last minutes.
+        """
+        owner = self.owner()
+        if owner is None:
+            return False
+        if owner.machine == platform.node():
+            return owner.process() is not None
         try:
-            owner = json.loads((self.path / "process.json").read_text(encoding="utf-8"))
-            return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
-        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+            return time.time() - self.log.path.stat().st_mtime < SILENCE
+        except OSError:
             return False
 
-    def request(self, wish: str) -> None:
-        """Leave a wish (`pause`, `run` or `stop`) for the process that carries out the run."""
-        self.write("wish", wish)
+    def wishes(self, start: int | None = None) -> Wishes:
+        """What is asked of the run; see `ftkit.runs.wishes`."""
+        return Wishes(self.path / "wishes.jsonl", start)
 
-    def wish(self) -> str:
-        """The last wish left in the folder, or an empty string."""
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that carries out a run: its number alone may be another process's by now."""
+
+    pid: int
+    started: float
+    machine: str
+    launch: str
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it lives."""
         try:
-            return (self.path / "wish").read_text(encoding="utf-8").strip()
-        except OSError:
-            return ""
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
 
 
 def is_run_folder(path: Path) -> bool:

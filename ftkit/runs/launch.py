@@ -1,63 +1,86 @@
-"""Carrying out a run in a thread of this process: one at a time, the others wait their turn."""
+"""Carrying out a run: one at a time on this machine, the others wait their turn.
+
+`Carrying` does it, in whatever thread or process it is called: it is the Sink that training tells and the
+Control that training obeys. `ThreadLaunch` calls it in a thread of this process, `ftkit.runs.process` in a
+process of its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ftkit.errors import FtkitError
-from ftkit.runs.folder import RunFolder
+from ftkit.runs import turns
+from ftkit.runs.folder import ENDED, RunFolder
 
 if TYPE_CHECKING:
     from ftkit.models.load import LoadedModel
 
 POLL = 0.05
 """Seconds between two looks at what was asked for, while a run waits."""
+MARGIN = 5.0
+"""Seconds kept free before a time limit, beside what saving takes."""
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
 """How CUDA, torch's allocators and oneDNN say that there is none left."""
 
-_queue: list[Launch] = []
-_queue_changed = threading.Condition()
 
+class Launch(Protocol):
+    """A run that was begun from this process, wherever it is carried out.
 
-class Launch:
-    """One carrying-out of a run: its thread, its Control and its Sink."""
+    Attributes
+    ----------
+    loaded
+        The live model where it is in this process.
+    """
 
-    def __init__(self, folder: RunFolder, resume_from: Path | None = None) -> None:
-        self.folder = folder
-        self.resume_from = resume_from
-        self.loaded: LoadedModel | None = None
-        self.error: BaseException | None = None
-        self._wish = "run"
-        self._paused = False
-        self._thread = threading.Thread(target=self._carry_out, name=f"ftkit-{folder.path.name}", daemon=True)
+    loaded: LoadedModel | None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended it, where that is known here."""
+
+    def __init__(self, folder: RunFolder, *, resume: bool = False) -> None: ...
 
     def begin(self) -> None:
-        """Queue up and return."""
-        self.folder.claim()
-        self.folder.request("run")
-        self.emit("state", state="queued", detail=None, error=None)
-        with _queue_changed:
-            _queue.append(self)
-        self._thread.start()
+        """Begin and return at once."""
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still has something to do."""
-        return self._thread.is_alive()
+        """Whether it is still under way."""
 
     def wish(self, wish: str) -> None:
-        """Ask for `pause`, `run` or `stop`; a stop is not taken back."""
-        if self._wish != "stop":
-            self._wish = wish
-        if wish == "stop" and self.alive:
-            self.emit("state", state="stopping", detail="finishing the step, then saving", error=None)
+        """Ask for `pause`, `run` or `stop`."""
+
+
+class Carrying:
+    """One carrying-out of a run, from its turn to its end. The folder tells the rest.
+
+    Parameters
+    ----------
+    resume
+        Go on from the newest sound checkpoint.
+    wishes_from
+        Where in the file of wishes this carrying-out begins; None: at its end now.
+    """
+
+    def __init__(self, folder: RunFolder, *, resume: bool = False, wishes_from: int | None = None) -> None:
+        self.folder = folder
+        self.resume = resume
+        self.loaded: LoadedModel | None = None
+        self.error: BaseException | None = None
+        self._wishes = folder.wishes(wishes_from)
+        self._wish = "run"
+        self._why_stopped: str | None = None
+        self._paused = False
+        self._deadline: float | None = None
+        self._saying = threading.RLock()
+        self._ended = False
 
     # Sink
 
@@ -67,49 +90,90 @@ class Launch:
             self.folder.write_json("environment.json", fields["facts"])
         self.folder.log.append(kind, **fields)
 
+    def say(self, state: str, detail: str | None = None, error: dict[str, str] | None = None) -> None:
+        """Append a state; nothing comes after an end."""
+        with self._saying:
+            if not self._ended:
+                self._ended = state in ENDED
+                self.emit("state", state=state, detail=detail, error=error)
+
     # Control
+
+    def wish(self, wish: str) -> None:
+        """Take in a wish; a stop is not taken back."""
+        if self._wish != "stop":
+            self._wish = wish
+            if wish == "stop":
+                self.say("stopping", "finishing the step, then saving")
+
+    def listen(self) -> None:
+        """Take in what was asked through the folder."""
+        with self._saying:
+            for wish in self._wishes.heard():
+                self.wish(wish)
 
     @property
     def stopping(self) -> bool:
         """Whether Stop was asked for, here or in another process."""
-        if self._wish != "stop" and self.folder.wish() == "stop":
-            self.wish("stop")
+        self.listen()
         return self._wish == "stop"
+
+    def out_of_time(self, needed: float) -> bool:
+        """Whether the Recipe's time limit leaves no room for another step and saving."""
+        if self._deadline is None or time.time() + needed + MARGIN < self._deadline:
+            return False
+        if self._why_stopped is None:
+            limit = self.folder.recipe().training.time_limit
+            self._why_stopped = f"saved before the time limit of {limit:g} minutes; Resume goes on from here"
+            self.wish("stop")
+        return True
 
     def checkpoint(self) -> None:
         """Wait here while the run is to be paused."""
-        while not self.stopping and "pause" in (self._wish, self.folder.wish()):
+        while not self.stopping and self._wish == "pause":
             if not self._paused:
                 self._paused = True
-                self.emit("state", state="paused", detail=None, error=None)
+                self.say("paused")
+            if self.out_of_time(0.0):
+                break
             time.sleep(POLL)
         if self._paused:
             self._paused = False
             if not self.stopping:
-                self.emit("state", state="running", detail=None, error=None)
+                self.say("running")
 
-    # The thread
+    # The work
 
-    def _carry_out(self) -> None:
+    def carry_out(self) -> None:
+        """Wait for the turn, train, and leave the run's end in its folder, whatever it is. Raises nothing."""
         from ftkit.train.protocol import Stopped
 
         try:
-            with self._turn():
-                if self.stopping:
+            with self.folder.carried_out(), turns.turn(self._wait) as came:
+                if not came or self.stopping:
                     raise Stopped
-                self.emit("state", state="running", detail=None, error=None)
-                self._fit()
+                self._train()
             ended = self.stopping and not self._complete()
-            self.emit("state", state="stopped" if ended else "finished", detail=None, error=None)
+            self.say("stopped" if ended else "finished", self._why_stopped if ended else None)
         except Stopped:
-            self.emit("state", state="stopped", detail="before the first step", error=None)
-        except BaseException as error:  # noqa: BLE001  a thread must not die in silence: the run's state says why
+            self.say("stopped", "before the first step")
+        except BaseException as error:  # noqa: BLE001  nothing may end in silence: the run's state says why
             self._fail(error)
 
-    def _fit(self) -> None:
+    def _wait(self, ahead: int) -> bool:
+        runs = "another run" if ahead == 1 else f"{ahead} other runs"
+        self.emit("stage", text=f"Waiting for {runs} on this machine", fraction=None)
+        time.sleep(4 * POLL)
+        return not self.stopping
+
+    def _train(self) -> None:
         from ftkit.train.fit import fit
 
-        fit(self.folder.recipe(), self.folder.path, self, self, self._publish, self.resume_from)
+        recipe = self.folder.recipe()
+        if recipe.training.time_limit is not None:
+            self._deadline = time.time() + 60 * recipe.training.time_limit
+        self.say("running")
+        fit(recipe, self.folder.path, self, self, self._publish, self.resume)
 
     def _publish(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -129,7 +193,7 @@ class Launch:
         trace = "".join(traceback.format_exception(error))
         failure = {"message": message, "advice": advice, "traceback": trace}
         with contextlib.suppress(OSError):  # a full disk may be what failed: wait() still raises the error
-            self.emit("state", state="failed", detail=None, error=failure)
+            self.say("failed", None, failure)
 
     def _memory_advice(self) -> str:
         """What would help this very run, and how much each; empty where it cannot be told."""
@@ -144,18 +208,44 @@ class Launch:
             return found
         return ""
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait until every earlier run of this process has ended."""
-        try:
-            with _queue_changed:
-                while _queue[0] is not self and not self.stopping:
-                    _queue_changed.wait(POLL)
-            yield
-        finally:
-            with _queue_changed:
-                _queue.remove(self)
-                _queue_changed.notify_all()
+
+class ThreadLaunch:
+    """A run carried out in a thread of this process: its model can be talked to between steps."""
+
+    def __init__(self, folder: RunFolder, *, resume: bool = False) -> None:
+        self.folder = folder
+        self.carrying = Carrying(folder, resume=resume)
+        name = f"ftkit-{folder.path.name}"
+        self._thread = threading.Thread(target=self.carrying.carry_out, name=name, daemon=True)
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The live model, from the first step on."""
+        return self.carrying.loaded
+
+    @loaded.setter
+    def loaded(self, loaded: LoadedModel | None) -> None:
+        self.carrying.loaded = loaded
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the thread ended with."""
+        return self.carrying.error
+
+    def begin(self) -> None:
+        """Queue up and return."""
+        self.folder.claim(os.getpid(), "thread")
+        self.carrying.say("queued")
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still has something to do."""
+        return self._thread.is_alive()
+
+    def wish(self, wish: str) -> None:
+        """Take it in at once; the thread acts on it between steps."""
+        self.carrying.wish(wish)
 
 
 def _is_no_memory(error: BaseException) -> bool:

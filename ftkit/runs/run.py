@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import RunError
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import ENDED, RunFolder, is_run_folder
-from ftkit.runs.launch import Launch
+from ftkit.runs.launch import Launch, ThreadLaunch
+from ftkit.runs.process import ProcessLaunch, see_to_its_end
 from ftkit.runs.summary import Progress, RunFailure, Summary
+from ftkit.runs.wishes import Wish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,12 +127,18 @@ class Run:
             return self
         if status == "finished":
             raise RunError(f"The run {self.name} is finished.", "To train further, start a new run.")
-        self._begin(self._folder.last_checkpoint())
+        self._begin(resume=True)
         return self
 
     def stop(self) -> None:
-        """Finish the current step, save, end. Returns at once; `wait()` waits for the end."""
-        self._steer("stop")
+        """Finish the current step, save, end. Returns at once; `wait()` waits for the end.
+
+        A run in a process of its own that has not ended a minute and five steps later is ended, with every
+        process that it started; it can then be resumed from its last checkpoint.
+        """
+        if self.active:
+            self._steer("stop")
+            see_to_its_end(self._folder, self._step_seconds())
 
     def wait(self, timeout: float | None = None) -> Run:
         """Block until the run has ended, or for `timeout` seconds. Can be interrupted.
@@ -188,18 +196,26 @@ class Run:
                 self._summary.fold(event)
             return self._summary
 
-    def _begin(self, resume_from: Path | None) -> None:
+    def _begin(self, *, resume: bool) -> None:
         for other in _here.values():
             other.release_model()
-        self._launch = Launch(self._folder, resume_from)
+        apart = self.recipe.compute.launch == "process"
+        kind: type[Launch] = ProcessLaunch if apart else ThreadLaunch
+        launch = kind(self._folder, resume=resume)
+        self._launch = launch
         _here[self.path] = self
-        self._launch.begin()
+        launch.begin()
 
-    def _steer(self, wish: str) -> None:
+    def _steer(self, wish: Wish) -> None:
         if self._launch is not None and self._launch.alive:
             self._launch.wish(wish)
         elif self.active:
-            self._folder.request(wish)
+            self._folder.wishes().ask(wish)
+
+    def _step_seconds(self) -> float:
+        """How long a step takes, about; 0 before the first one."""
+        progress = self.progress
+        return progress.elapsed / progress.step if progress.step else 0.0
 
     async def _wait_async(self) -> Run:
         while self.active:
@@ -233,7 +249,9 @@ class Run:
 
 
 def start(recipe: Recipe | str | Path) -> Run:
-    """Start a run in a thread of this process and return at once; a second one waits its turn.
+    """Start a run and return at once; where another one trains on this machine, it waits its turn.
+
+    It lives in a thread of this process, or in one of its own where `compute.launch` says so.
 
     Parameters
     ----------
@@ -249,7 +267,7 @@ def start(recipe: Recipe | str | Path) -> Run:
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
     run = Run(RunFolder.create(recipe))
-    run._begin(None)
+    run._begin(resume=False)
     return run
 
 

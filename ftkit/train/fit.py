@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.recipe import Recipe
+from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 
 if TYPE_CHECKING:
     from ftkit.models.load import LoadedModel
+    from ftkit.train.trainer import FtkitTrainer
+
+ROLL_BACKS = 3
+"""How often a run whose loss goes wrong is taken back to a good checkpoint before it fails."""
+ROLL_BACK_FACTOR = 1 / 3
+"""What the learning rate is multiplied by each time."""
 
 Publish = Callable[["LoadedModel"], None]
 
@@ -29,7 +37,7 @@ def fit(
     sink: Sink,
     control: Control,
     publish: Publish,
-    resume_from: Path | None = None,
+    resume: bool = False,
 ) -> None:
     """Carry out `recipe` in `folder`.
 
@@ -39,8 +47,8 @@ def fit(
         The run folder; `checkpoints/` and `adapter/` or `model/` are written into it.
     publish
         Called with the live model before the first step, so that others can use it between steps.
-    resume_from
-        A checkpoint folder to continue from, or None.
+    resume
+        Go on from the newest sound checkpoint in the folder; from the start where there is none.
 
     Raises
     ------
@@ -78,14 +86,20 @@ def fit(
         loaded.model.enable_input_require_grads()
 
     from ftkit.fast.logprobs import choose
-    from ftkit.train.trainer import FtkitTrainer, run_trainer
+    from ftkit.train.trainer import FtkitTrainer, checkpoints_of
 
     way = choose(loaded.model, fast=recipe.compute.fast, recompute=recompute)
     if recipe.compute.fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
     sink.emit("environment", facts=_environment(loaded, way.describe()))
     held_out = evaluation.rows if evaluation else []
-    trainer = FtkitTrainer(loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute)
+
+    def make(rate_scale: float | None) -> FtkitTrainer:
+        return FtkitTrainer(
+            loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute, rate_scale
+        )
+
+    trainer = make(None)
     sink.emit(
         "plan",
         train_rows=len(train.rows),
@@ -97,11 +111,53 @@ def fit(
         longest=_longest(train),
         refused=[asdict(refusal) for refusal in refused[:100]],
     )
+    checkpoints = checkpoints_of(recipe, folder)
+    start_at = _newest(checkpoints, sink) if resume else None
     progress("Training", None)
     publish(loaded)
-    run_trainer(trainer, resume_from)
+    _train(make, trainer, start_at, checkpoints, recipe, sink)
     progress.quietly("Saving", None)
     _save(loaded, template, recipe, folder)
+
+
+def _newest(checkpoints: Checkpoints, sink: Sink) -> Path | None:
+    """Where a resumed run goes on; what is damaged is said."""
+    found, faults = checkpoints.newest()
+    going_on = f"from step {found.step}" if found else "from the start, since no checkpoint is sound"
+    for fault in faults:
+        sink.emit("note", level="warning", text=f"A checkpoint is damaged ({fault}): going on {going_on}.")
+    return found.path if found else None
+
+
+def _train(
+    make: Callable[[float | None], FtkitTrainer],
+    trainer: FtkitTrainer,
+    start_at: Path | None,
+    checkpoints: Checkpoints,
+    recipe: Recipe,
+    sink: Sink,
+) -> None:
+    """Train; where the loss goes wrong and the Recipe says so, from an earlier checkpoint at a lower rate."""
+    from ftkit.train.trainer import BadLossError, run_trainer
+
+    for attempt in range(ROLL_BACKS + 1):
+        try:
+            run_trainer(trainer, start_at)
+            return
+        except BadLossError as bad:
+            if recipe.training.on_bad_loss == "stop" or attempt == ROLL_BACKS:
+                raise
+            good, _ = checkpoints.newest(at_most=bad.last_good)
+            if good is None:
+                raise
+            checkpoints.drop_after(good.step)
+            scale = (trainer.rate_scale or 1.0) * ROLL_BACK_FACTOR
+            rate = recipe.training.learning_rate * scale
+            going_on = f"Back to step {good.step}, and on with a peak learning rate of {rate:.3g}."
+            sink.emit("note", level="warning", text=f"{bad.message} {going_on}")
+            start_at = good.path
+            del trainer  # its optimizer's memory goes before the next one is made
+            trainer = make(scale)
 
 
 def output_folder(recipe: Recipe, folder: Path) -> Path:
@@ -197,10 +253,10 @@ def _save(loaded: LoadedModel, template: Template, recipe: Recipe, folder: Path)
     from ftkit.models.adapters import save_adapter
 
     target = output_folder(recipe, folder)
-    with loaded.gate.turn("saving"):
-        save_adapter(loaded, target)
-    loaded.tokenizer.save_pretrained(target)
-    template.save(target)
+    with loaded.gate.turn("saving"), manifest.building(target, {"recipe": recipe.model.source}) as work:
+        save_adapter(loaded, work)
+        loaded.tokenizer.save_pretrained(work)
+        template.save(work)
 
 
 def _version(package: str) -> str:

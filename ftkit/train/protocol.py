@@ -25,6 +25,12 @@ class Control(Protocol):
     def stopping(self) -> bool:
         """Whether the run should save and end after this step."""
 
+    def out_of_time(self, needed: float) -> bool:
+        """Whether the run must save and end now to be done in time.
+
+        `needed` is how many seconds another step and saving would take.
+        """
+
 
 class Stopped(Exception):  # noqa: N818  not an error: the person asked for it
     """Raised during the preparation, where there is no step to finish and nothing to save."""

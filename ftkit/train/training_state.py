@@ -1,0 +1,97 @@
+"""What training needs beside the weights to go on exactly where it was, in one safetensors file.
+
+Optimizer, schedule, scaler, random generators and counters are nested dicts, lists and tuples of tensors and
+plain values. The tensors go into the file as they are, the structure around them as JSON in its metadata:
+nothing is pickled, so that a run folder from elsewhere can be resumed without running code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+_NumpyState = tuple[str, "np.ndarray[Any, Any]", int, int, float]
+
+FILE = "training_state.safetensors"
+
+
+def save(state: dict[str, Any], folder: Path) -> None:
+    """Write `state` to `folder`.
+
+    Raises
+    ------
+    TypeError
+        For a value that is neither a tensor nor plain.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    structure = _packed(state, tensors)
+    save_file(tensors, folder / FILE, metadata={"structure": json.dumps(structure)})
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """What `save` wrote, tensors on the CPU; the file is read whole and closed."""
+    with safe_open(folder / FILE, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        structure = json.loads(file.metadata()["structure"])
+    state = _unpacked(structure, tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Where the generators of Python, numpy and torch stand."""
+    kind, keys, position, has_gauss, gauss = cast("_NumpyState", np.random.get_state(legacy=True))
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back to where `random_state` found them."""
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` as JSON; what JSON does not know is an object with one key that names its kind."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        # a copy of its own: several entries of an optimizer may share one tensor, which the format refuses
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, np.generic):
+        return _packed(value.item(), tensors)
+    if isinstance(value, dict):
+        return {"dict": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_packed(item, tensors) for item in value]}
+    raise TypeError(f"{type(value).__name__} cannot be kept in a checkpoint")
+
+
+def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in inner}
+    items = [_unpacked(item, tensors) for item in inner]
+    return tuple(items) if kind == "tuple" else items
