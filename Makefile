@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test bench lint unit chromium clean distclean
+.PHONY: help venv demo lab test bench soak lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	&& command -v "$$name" && break; done)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 16
@@ -67,6 +68,9 @@ bench: $(INSTALLED) ## speed and memory beside Hugging Face, TRL and Unsloth, me
 	$(BIN)/python -m tests.benchmarks.data_speed
 	$(BIN)/python -m tests.benchmarks.chat_speed
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_ARGS)
+
+soak: $(INSTALLED) ## hundreds of runs killed, starved of disk, damaged, stopped at random moments (SOAK_ARGS="--faults 20")
+	$(BIN)/python -m tests.faults.driver $(SOAK_ARGS)
 
 clean: ## remove caches and build output (never your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 Kinds and their fields, beside `time` (unix seconds) and `kind`:
 
+- `recipe`: `text` (the Recipe as YAML), `sha256` (of the text); the first event
 - `state`: `state`, `detail`, `error` (null, or `message`, `advice`, `traceback`)
 - `stage`: `text`, `fraction` (null where unknown)
 - `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `batches` (of an epoch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -33,12 +34,16 @@ SILENCE = 300.0
 """Seconds without an event after which a run on another machine counts as interrupted."""
 
 
+_LONGEST_RECIPE = 1 << 20
+
+
 class RunFolder:
     """Paths inside a run folder, its Recipe and its events."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = EventLog(path / "events.jsonl")
+        self._recipe: str | None = None
 
     @classmethod
     def create(cls, recipe: Recipe) -> RunFolder:
@@ -67,7 +72,9 @@ class RunFolder:
                     f"The run folder {path} cannot be made: {error}", "Change output.folder."
                 ) from None
             folder = cls(path)
-            folder.write("recipe.yaml", recipe.to_yaml())
+            text = recipe.to_yaml()
+            folder.write("recipe.yaml", text)
+            folder.log.append("recipe", text=text, sha256=_digest(text))
             return folder
         raise RunError(f"No free name for a run in {base}.")
 
@@ -96,8 +103,36 @@ class RunFolder:
         return folder
 
     def recipe(self) -> Recipe:
-        """The Recipe that the run carries out."""
-        return Recipe.from_yaml(self.path / "recipe.yaml")
+        """The Recipe that the run carries out.
+
+        It stands in `recipe.yaml` and in the log's first event: where the file differs, from damage or an
+        editor, the log counts, and the file is put right. A run is what it was started as.
+        """
+        file = self.path / "recipe.yaml"
+        text = self._recorded_recipe()
+        if text is None:
+            return Recipe.from_yaml(file)
+        try:
+            same = file.read_text(encoding="utf-8") == text
+        except (OSError, UnicodeDecodeError):
+            same = False
+        if not same:
+            with contextlib.suppress(OSError):
+                self.write("recipe.yaml", text)
+        return Recipe.from_yaml(text)
+
+    def _recorded_recipe(self) -> str | None:
+        """The Recipe's text in the log, where it is whole; runs of older versions have none there."""
+        if self._recipe is None:
+            try:
+                with self.log.path.open("rb") as file:
+                    first = json.loads(file.readline(_LONGEST_RECIPE))
+                text = first["text"]
+                if first["kind"] == "recipe" and first["sha256"] == _digest(text):
+                    self._recipe = text
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return None
+        return self._recipe
 
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed."""
@@ -176,11 +211,22 @@ class RunFolder:
         """
         owner = self.owner()
         if owner is None:
-            return False
+            return self._locked()
         if owner.machine == platform.node():
             return owner.process() is not None
         try:
             return time.time() - self.log.path.stat().st_mtime < SILENCE
+        except OSError:
+            return False
+
+    def _locked(self) -> bool:
+        """Whether somebody on this machine carries out the run."""
+        lock = FileLock(self.path / ".lock", thread_local=False)
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
         except OSError:
             return False
 
@@ -211,6 +257,10 @@ class Owner:
 def is_run_folder(path: Path) -> bool:
     """Whether `path` holds a run."""
     return (path / "recipe.yaml").is_file() and (path / "events.jsonl").is_file()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _made_up_name(recipe: Recipe) -> str:

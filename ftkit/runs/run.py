@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftkit import manifest
 from ftkit.errors import RunError
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import ENDED, RunFolder, is_run_folder
@@ -119,13 +120,13 @@ class Run:
         Raises
         ------
         RunError
-            When the run is finished: there is nothing left to do.
+            When the run is finished and its result is sound: there is nothing left to do.
         """
         status = self.status
         if status not in ENDED:
             self._steer("run")
             return self
-        if status == "finished":
+        if status == "finished" and self._output_fault() is None:
             raise RunError(f"The run {self.name} is finished.", "To train further, start a new run.")
         self._begin(resume=True)
         return self
@@ -233,6 +234,16 @@ class Run:
             )
         return self
 
+    def _output_fault(self) -> str | None:
+        """What is wrong with the saved result, in a few words; None where it is sound."""
+        from ftkit.train.fit import output_folder
+
+        result = output_folder(self.recipe, self.path)
+        if not result.is_dir():
+            return "it is not there"
+        # runs of older versions sealed nothing
+        return manifest.fault(result, thorough=True) if (result / manifest.MANIFEST).exists() else None
+
     def _load(self, progress: Callable[[str, float | None], None] | None) -> LoadedModel:
         from ftkit.models.load import load_model
         from ftkit.recipe import Model
@@ -240,7 +251,7 @@ class Run:
 
         recipe = self.recipe
         result = output_folder(recipe, self.path)
-        saved = result if result.exists() else self._folder.last_checkpoint()
+        saved = result if self._output_fault() is None else self._folder.last_checkpoint()
         if saved is None:
             raise RunError(f"The run {self.name} has saved no model.", "Start it again, or resume it.")
         if recipe.method.type == "full":

@@ -198,6 +198,11 @@ class FtkitTrainer(Trainer):
         self.rate_scale = self.rate_scale or kept["rate_scale"]
         self._scale_rate(factor)
 
+    def steps_done(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was made after the last step."""
+        reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+        return reached >= total_steps(self.settings, len(self.batches))
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Trainer's own, at the run's share of the learning rate; a checkpoint brings its own share."""
         made = super().create_scheduler(num_training_steps, optimizer)
@@ -374,6 +379,9 @@ class _Reporter(TrainerCallback):
 
 def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
     """Train to the end, to a stop, or to an error; the gate is free afterwards in each case."""
+    if resume_from is not None and trainer.steps_done(resume_from):
+        trainer._load_from_checkpoint(str(resume_from))  # it was lost while its result was being saved
+        return
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
