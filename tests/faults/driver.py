@@ -3,9 +3,9 @@
     python -m tests.faults.driver [--faults 200] [--stops 100] [--seed 0]
 
 Each trial starts a small run, does something to it at a random moment, and checks that the folder tells the
-truth; it goes on until the run has finished, perhaps with more faults on the way. What it ends with must equal,
-to the bit, what a run without any fault ends with. Processes are forked from this one, which has torch imported,
-so that a trial takes seconds; what is killed is a real process in the middle of real work.
+truth; it goes on until the run has finished, perhaps with more faults on the way. What it ends with must
+equal, to the bit, what a run without any fault ends with. Processes are forked from this one, which has torch
+imported, so that a trial takes seconds; what is killed is a real process in the middle of real work.
 """
 
 from __future__ import annotations
