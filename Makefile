@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test bench soak lint unit chromium clean distclean
+.PHONY: help venv demo lab test bench soak matrix lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -72,9 +72,12 @@ bench: $(INSTALLED) ## speed and memory beside Hugging Face, TRL and Unsloth, me
 soak: $(INSTALLED) ## hundreds of runs killed, starved of disk, damaged, stopped at random moments (SOAK_ARGS="--faults 20")
 	$(BIN)/python -m tests.faults.driver $(SOAK_ARGS)
 
+matrix: $(INSTALLED) ## the kernel-facing tests on several Pythons and releases of ipykernel
+	$(BIN)/python -m tests.kernel.matrix
+
 clean: ## remove caches and build output (never your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find ftkit tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-matrix

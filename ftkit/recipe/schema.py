@@ -168,6 +168,10 @@ class Training(Section):
     """Pull of the weights towards zero, per step."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the gradient to this length. 0: do not clip."""
+    sample_prompts: tuple[str, ...] = ()
+    """Messages that the model answers while it trains, so that one sees its replies change."""
+    sample_every: PositiveInt | None = None
+    """Answer them every so many steps. Empty: only when asked to."""
     evals: NonNegativeInt = 10
     """Evaluations of the held-out loss over the run. 0: none."""
     checkpoints: NonNegativeInt = 2

@@ -4,6 +4,8 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
 
 - `recipe`: `text` (the Recipe as YAML), `sha256` (of the text); the first event
 - `state`: `state`, `detail`, `error` (null, or `message`, `advice`, `traceback`)
+- `branch`: `of` (the folder of the run that this one goes on from), `step`
+- `sample`: `step`, `prompt`, `reply`
 - `stage`: `text`, `fraction` (null where unknown)
 - `plan`: `train_rows`, `eval_rows`, `train_tokens`, `trained_tokens`, `batches` (of an epoch),
   `packing_efficiency` (the share of the batches' token places that hold a token), `longest` (`row` and

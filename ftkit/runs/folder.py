@@ -46,8 +46,11 @@ class RunFolder:
         self._recipe: str | None = None
 
     @classmethod
-    def create(cls, recipe: Recipe) -> RunFolder:
+    def create(cls, recipe: Recipe, stem: str | None = None) -> RunFolder:
         """Make a new folder for `recipe` and write the Recipe into it.
+
+        Where the Recipe names none, it is called `stem`, or by its data and the time; a number follows where
+        that is taken.
 
         Raises
         ------
@@ -56,7 +59,7 @@ class RunFolder:
         """
         base = recipe.output.folder.expanduser().resolve()
         named = recipe.output.name is not None
-        stem = recipe.output.name or _made_up_name(recipe)
+        stem = recipe.output.name or stem or _made_up_name(recipe)
         for attempt in range(1, 1000):
             path = base / (stem if attempt == 1 else f"{stem}-{attempt}")
             try:

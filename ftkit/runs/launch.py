@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ftkit.errors import FtkitError
 from ftkit.runs import turns
 from ftkit.runs.folder import ENDED, RunFolder
+from ftkit.runs.wishes import Wish
 
 if TYPE_CHECKING:
     from ftkit.models.load import LoadedModel
@@ -25,6 +26,9 @@ POLL = 0.05
 """Seconds between two looks at what was asked for, while a run waits."""
 MARGIN = 5.0
 """Seconds kept free before a time limit, beside what saving takes."""
+
+SAMPLE_TOKENS = 96
+"""Longest answer to a sample prompt, in tokens."""
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")
 """How CUDA, torch's allocators and oneDNN say that there is none left."""
@@ -54,8 +58,8 @@ class Launch(Protocol):
     def alive(self) -> bool:
         """Whether it is still under way."""
 
-    def wish(self, wish: str) -> None:
-        """Ask for `pause`, `run` or `stop`."""
+    def wish(self, wish: Wish) -> None:
+        """Ask for something, from any thread; returns at once."""
 
 
 class Carrying:
@@ -75,7 +79,8 @@ class Carrying:
         self.loaded: LoadedModel | None = None
         self.error: BaseException | None = None
         self._wishes = folder.wishes(wishes_from)
-        self._wish = "run"
+        self._wish: str = "run"
+        self._asked: list[Wish] = []
         self._why_stopped: str | None = None
         self._paused = False
         self._deadline: float | None = None
@@ -99,12 +104,22 @@ class Carrying:
 
     # Control
 
-    def wish(self, wish: str) -> None:
+    def wish(self, wish: Wish) -> None:
         """Take in a wish; a stop is not taken back."""
-        if self._wish != "stop":
-            self._wish = wish
-            if wish == "stop":
-                self.say("stopping", "finishing the step, then saving")
+        with self._saying:
+            if wish.name not in ("pause", "run", "stop"):
+                self._asked.append(wish)
+            elif self._wish != "stop":
+                self._wish = wish.name
+                if wish.name == "stop":
+                    self.say("stopping", "finishing the step, then saving")
+
+    def asked(self) -> list[Wish]:
+        """What is to be done once at the end of this step; each wish is given once."""
+        self.listen()
+        with self._saying:
+            given, self._asked = self._asked, []
+            return given
 
     def listen(self) -> None:
         """Take in what was asked through the folder."""
@@ -125,7 +140,7 @@ class Carrying:
         if self._why_stopped is None:
             limit = self.folder.recipe().training.time_limit
             self._why_stopped = f"saved before the time limit of {limit:g} minutes; Resume goes on from here"
-            self.wish("stop")
+            self.wish(Wish("stop"))
         return True
 
     def checkpoint(self) -> None:
@@ -142,6 +157,33 @@ class Carrying:
             if not self.stopping:
                 self.say("running")
 
+    def end(self, why: str) -> None:
+        """The run ends early without having failed."""
+        self._why_stopped = why
+
+    def sample(self, step: int) -> None:
+        """Answer the Recipe's sample prompts with the live model; what fails is said, and no more."""
+        from ftkit.chat.engine import Sampling, generate
+        from ftkit.data import Message
+
+        recipe = self.folder.recipe()
+        if self.loaded is None or not recipe.training.sample_prompts:
+            self.emit("note", level="warning", text="There are no sample prompts (training.sample_prompts).")
+            return
+        system = [Message("system", recipe.data.system_prompt)] if recipe.data.system_prompt else []
+        for prompt in recipe.training.sample_prompts:
+            try:
+                pieces = generate(
+                    self.loaded,
+                    [*system, Message("user", prompt)],
+                    sampling=Sampling(temperature=0.0, max_new_tokens=SAMPLE_TOKENS),
+                )
+                reply = "".join(piece.text for piece in pieces)
+            except Exception as error:  # noqa: BLE001  a look at the model must not end its training
+                self.emit("note", level="warning", text=f"A sample could not be made: {error}")
+                return
+            self.emit("sample", step=step, prompt=prompt, reply=reply)
+
     # The work
 
     def carry_out(self) -> None:
@@ -153,7 +195,7 @@ class Carrying:
                 if not came or self.stopping:
                     raise Stopped
                 self._train()
-            ended = self.stopping and not self._complete()
+            ended = (self.stopping or self._why_stopped) and not self._complete()
             self.say("stopped" if ended else "finished", self._why_stopped if ended else None)
         except Stopped:
             self.say("stopped", "before the first step")
@@ -243,7 +285,7 @@ class ThreadLaunch:
         """Whether the thread still has something to do."""
         return self._thread.is_alive()
 
-    def wish(self, wish: str) -> None:
+    def wish(self, wish: Wish) -> None:
         """Take it in at once; the thread acts on it between steps."""
         self.carrying.wish(wish)
 

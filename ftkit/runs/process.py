@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from ftkit.runs.folder import ENDED, Owner, RunFolder
+from ftkit.runs.wishes import Wish
 
 if TYPE_CHECKING:
     from ftkit.models.load import LoadedModel
@@ -60,9 +61,9 @@ class ProcessLaunch:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def wish(self, wish: str) -> None:
+    def wish(self, wish: Wish) -> None:
         """Leave it in the folder."""
-        self.folder.wishes().ask(wish)  # type: ignore[arg-type]
+        self.folder.wishes().ask(wish)
 
     def _until_its_end(self) -> None:
         """Wait for the process; where it ended without a word, say how."""

@@ -18,6 +18,7 @@ from ftkit.runs.launch import Launch, ThreadLaunch
 from ftkit.runs.process import ProcessLaunch, see_to_its_end
 from ftkit.runs.summary import Progress, RunFailure, Summary
 from ftkit.runs.wishes import Wish
+from ftkit.train.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +113,7 @@ class Run:
 
     def pause(self) -> None:
         """Hold after the current step; the model stays loaded and can be talked to. Returns at once."""
-        self._steer("pause")
+        self._steer(Wish("pause"))
 
     def resume(self) -> Run:
         """Go on: after a pause, or from the last checkpoint after a stop, a failure or a lost kernel.
@@ -124,22 +125,77 @@ class Run:
         """
         status = self.status
         if status not in ENDED:
-            self._steer("run")
+            self._steer(Wish("run"))
             return self
         if status == "finished" and self._output_fault() is None:
             raise RunError(f"The run {self.name} is finished.", "To train further, start a new run.")
         self._begin(resume=True)
         return self
 
-    def stop(self) -> None:
-        """Finish the current step, save, end. Returns at once; `wait()` waits for the end.
+    def stop(self, *, after_epoch: bool = False) -> None:
+        """Finish the current step (or epoch), save, end. Returns at once; `wait()` waits for the end.
 
         A run in a process of its own that has not ended a minute and five steps later is ended, with every
         process that it started; it can then be resumed from its last checkpoint.
         """
-        if self.active:
-            self._steer("stop")
+        if after_epoch:
+            self._steer(Wish("stop_after_epoch"))
+        elif self.active:
+            self._steer(Wish("stop"))
             see_to_its_end(self._folder, self._step_seconds())
+
+    def save(self) -> None:
+        """Write a checkpoint after the current step. Returns at once."""
+        self._steer(Wish("save"))
+
+    def evaluate(self) -> None:
+        """Take the held-out loss after the current step. Returns at once."""
+        self._steer(Wish("evaluate"))
+
+    def sample(self) -> None:
+        """Answer the Recipe's sample prompts after the current step: `sample` events. Returns at once."""
+        self._steer(Wish("sample"))
+
+    def set_learning_rate(self, peak: float) -> None:
+        """Go on with another peak learning rate after the current step; the schedule's shape stays.
+
+        Raises
+        ------
+        RunError
+            When `peak` is not above 0 and at most 1, or the run has ended.
+        """
+        if not 0 < peak <= 1:
+            raise RunError(f"{peak} is no learning rate.", "Give a number above 0 and at most 1.")
+        if not self.active:
+            raise RunError(f"The run {self.name} has ended.", "Branch it at a checkpoint: run.branch().")
+        self._steer(Wish("learning_rate", float(peak)))
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps that have a checkpoint to go on from, oldest first."""
+        there = Checkpoints(self.path / "checkpoints").all()
+        return [one.step for one in there if one.fault() is None]
+
+    def branch(self, step: int | None = None, changes: dict[str, Any] | None = None) -> Run:
+        """Start a new run that goes on from a checkpoint of this one, with some settings changed.
+
+        Parameters
+        ----------
+        step
+            One of `checkpoints`; None: the newest.
+        changes
+            Dotted paths to values, as for `Recipe.replace`: `{"training.learning_rate": 1e-5}`.
+
+        Raises
+        ------
+        RunError
+            When there is no such checkpoint, or `changes` touch what the checkpoint depends on.
+        """
+        from ftkit.runs.branch import branch_folder
+
+        run = Run(branch_folder(self._folder, step, changes or {}))
+        run._begin(resume=True)
+        return run
 
     def wait(self, timeout: float | None = None) -> Run:
         """Block until the run has ended, or for `timeout` seconds. Can be interrupted.

@@ -12,6 +12,7 @@ from typing import Any
 
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying
+from ftkit.runs.wishes import Wish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def asked_to_end(*_: Any) -> None:
         # not from inside the handler: it may have interrupted whoever holds the log's lock
-        threading.Thread(target=carrying.wish, args=("stop",)).start()
+        threading.Thread(target=carrying.wish, args=(Wish("stop"),)).start()
 
     signal.signal(signal.SIGTERM, asked_to_end)
     signal.signal(signal.SIGINT, asked_to_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -10,6 +11,18 @@ class Sink(Protocol):
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Record one event."""
+
+
+class Asked(Protocol):
+    """Something to be done once: `stop_after_epoch`, `save`, `evaluate`, `sample`, `learning_rate`."""
+
+    @property
+    def name(self) -> str:
+        """Which of them."""
+
+    @property
+    def value(self) -> float | None:
+        """The new peak, for `learning_rate`."""
 
 
 class Control(Protocol):
@@ -30,6 +43,15 @@ class Control(Protocol):
 
         `needed` is how many seconds another step and saving would take.
         """
+
+    def end(self, why: str) -> None:
+        """The run ends early without having failed; `why` is what its state says."""
+
+    def asked(self) -> Sequence[Asked]:
+        """What is to be done at the end of this step; each is given once."""
+
+    def sample(self, step: int) -> None:
+        """Answer the Recipe's sample prompts with the live model and tell the replies."""
 
 
 class Stopped(Exception):  # noqa: N818  not an error: the person asked for it

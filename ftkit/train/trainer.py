@@ -180,6 +180,7 @@ class FtkitTrainer(Trainer):
                     "random": training_state.random_state(),
                     "counted": dataclasses.asdict(self.counted),
                     "rate_scale": self.rate_scale or 1.0,
+                    "learning_rate": self.settings.learning_rate,
                 },
                 work,
             )
@@ -194,9 +195,15 @@ class FtkitTrainer(Trainer):
         if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
             self.accelerator.scaler.load_state_dict(kept["scaler"])
         self.counted = Counted(**kept["counted"])
-        factor = 1.0 if self.rate_scale is None else self.rate_scale / kept["rate_scale"]
-        self.rate_scale = self.rate_scale or kept["rate_scale"]
-        self._scale_rate(factor)
+        if self.rate_scale is None:
+            # a branch with another learning rate takes that; else what was set while the run went on stays
+            same = kept["learning_rate"] == self.settings.learning_rate
+            self.rate_scale = kept["rate_scale"] if same else 1.0
+        before = kept["learning_rate"] * kept["rate_scale"]
+        self._scale_rate(self.settings.learning_rate * self.rate_scale / before)
+        for group in self.optimizer.param_groups:
+            if group.get("weight_decay"):  # parameters that never decay have a group of their own
+                group["weight_decay"] = self.settings.weight_decay
 
     def steps_done(self, checkpoint: Path) -> bool:
         """Whether a checkpoint was made after the last step."""
@@ -208,6 +215,12 @@ class FtkitTrainer(Trainer):
         made = super().create_scheduler(num_training_steps, optimizer)
         self._scale_rate(self.rate_scale or 1.0)
         return made
+
+    def set_peak(self, peak: float) -> None:
+        """Go on with another peak learning rate; the schedule's shape stays, checkpoints keep it."""
+        scale = peak / self.settings.learning_rate
+        self._scale_rate(scale / (self.rate_scale or 1.0))
+        self.rate_scale = scale
 
     def _scale_rate(self, factor: float) -> None:
         """Multiply the learning rate, now and for the rest of the schedule."""
@@ -286,6 +299,7 @@ class _Reporter(TrainerCallback):
         self.step_tokens = (0, 0)
         self.tokens_per_second = 0.0
         self.last_step = 0.0
+        self.last_epoch = False
         self.watch = LossWatch()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -313,8 +327,37 @@ class _Reporter(TrainerCallback):
         self.step_tokens = (tokens - self.before_step[0], trained - self.before_step[1])
         self.tokens_per_second = self.step_tokens[0] / seconds
         self.release()
+        self._as_asked(control)
+        every = self.trainer.settings.sample_every
+        if every and state.global_step % every == 0:
+            self.wishes.sample(state.global_step)
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True
+
+    def _as_asked(self, control: TrainerControl) -> None:
+        """Do what people asked for, now that the step is over."""
+        for wish in self.wishes.asked():
+            if wish.name == "save":
+                control.should_save = True
+            elif wish.name == "evaluate":
+                control.should_evaluate = self.trainer.eval_dataset is not None
+                if not control.should_evaluate:
+                    self.sink.emit("note", level="warning", text="There are no held-out rows to evaluate on.")
+            elif wish.name == "sample":
+                self.wishes.sample(self.trainer.state.global_step)
+            elif wish.name == "stop_after_epoch":
+                self.last_epoch = True
+                self.sink.emit("note", level="info", text="The run stops at the end of this epoch.")
+            elif wish.name == "learning_rate" and wish.value is not None:
+                self.trainer.set_peak(wish.value)
+                text = f"Peak learning rate {wish.value:g} from step {self.trainer.state.global_step + 1} on."
+                self.sink.emit("note", level="info", text=text)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.last_epoch and state.global_step < state.max_steps:
+            control.should_training_stop = True
+            control.should_save = True
+            self.wishes.end("at the end of an epoch, as asked")
 
     def on_log(
         self,

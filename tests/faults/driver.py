@@ -39,6 +39,7 @@ import ftkit.train.trainer
 from ftkit.data import load
 from ftkit.runs.folder import ENDED, RunFolder
 from ftkit.runs.launch import Carrying
+from ftkit.runs.wishes import Wish
 from tests.conftest import CHATML, _save_tiny_model
 
 STEPS = 12
@@ -212,7 +213,7 @@ def stopped(trials: Trials, folder: RunFolder, child: Child) -> None:
     deadline = time.monotonic() + trials.moment()
     while child.running() and time.monotonic() < deadline:
         time.sleep(0.002)
-    folder.wishes().ask("stop")
+    folder.wishes().ask(Wish("stop"))
     child.wait()
 
 
@@ -393,7 +394,7 @@ def stop_latency(trials: Trials, wanted: int) -> tuple[list[float], float]:
         if not child.running():
             continue
         asked = time.monotonic()
-        folder.wishes().ask("stop")
+        folder.wishes().ask(Wish("stop"))
         child.wait()
         waits.append(time.monotonic() - asked)
         times = [event["elapsed"] for event in folder.log.read(0) if event["kind"] == "train"]

@@ -1,0 +1,217 @@
+"""What ftkit relies on in a kernel, in a real one: clicks, threads, interrupts, restarts.
+
+The kernel runs the real panels and the real Run; only the training itself is a loop that sleeps and tells
+losses, so that these tests need no torch and run on every Python and release of ipykernel (`make matrix`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+import ftkit
+
+PREPARE = """
+import time
+import ftkit
+import ftkit.train.fit
+from ftkit.errors import ModelError
+
+def fit(recipe, folder, sink, control, publish, resume=False):
+    if recipe.model.source == "broken":
+        raise ModelError("This model is broken.", "Take another one.")
+    first = 0
+    sink.emit("steps", step=first, total_steps=recipe.training.max_steps)
+    for step in range(first + 1, recipe.training.max_steps + 1):
+        control.checkpoint()
+        if control.stopping:
+            break
+        time.sleep(0.02)
+        sink.emit("train", step=step, epoch=0.0, loss=1 / step, accuracy=None, entropy=None,
+                  learning_rate=1e-4, grad_norm=1.0, tokens=step, trained_tokens=step, step_tokens=1,
+                  step_trained_tokens=1, tokens_per_second=50.0, memory_gb=0.1, gpu_memory_gb=None,
+                  elapsed=0.02 * step)
+
+ftkit.train.fit.fit = fit
+
+def recipe(steps=10_000, **changes):
+    made = ftkit.Recipe(training={"max_steps": steps}, output={"folder": FOLDER})
+    return made.replace(changes)
+"""
+
+
+class Kernel:
+    """A kernel of this environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manager = KernelManager(kernel_name="python3")
+        self.manager.kernel_spec.argv = [
+            sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"
+        ]  # fmt: skip
+        self.manager.start_kernel(cwd=str(folder))
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=120)
+        self.prepare()
+
+    def prepare(self) -> None:
+        self.run(f"FOLDER = {str(self.folder / 'runs')!r}\n" + PREPARE)
+
+    def restart(self) -> None:
+        self.manager.restart_kernel(now=True)
+        self.client.wait_for_ready(timeout=120)
+        self.prepare()
+
+    def send(self, code: str) -> str:
+        """Run a cell and do not wait for it."""
+        return str(self.client.execute(code))
+
+    def outcome(self, message: str, seconds: float = 60) -> tuple[str, dict[str, Any] | None]:
+        """What a cell printed, and its error."""
+        deadline = time.monotonic() + seconds
+        printed, error = "", None
+        while True:
+            said = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if said["parent_header"].get("msg_id") != message:
+                continue
+            kind, content = said["msg_type"], said["content"]
+            if kind == "stream":
+                printed += content["text"]
+            elif kind == "error":
+                error = content
+            elif kind == "status" and content["execution_state"] == "idle":
+                return printed, error
+
+    def run(self, code: str, seconds: float = 60) -> str:
+        printed, error = self.outcome(self.send(code), seconds)
+        assert error is None, "\n".join(error["traceback"]) if error else ""
+        return printed.strip()
+
+    def click(self, button: str) -> None:
+        """What a browser sends when a button is pressed; `button` is a Python expression."""
+        model = self.run(f"print({button}.model_id)")
+        content = {"comm_id": model, "data": {"method": "custom", "content": {"event": "click"}}}
+        self.client.shell_channel.send(self.client.session.msg("comm_msg", content))
+
+    def until(self, expression: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while self.run(f"print(bool({expression}))") != "True":
+            assert time.monotonic() < deadline, f"{expression} did not come true"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    made = Kernel(tmp_path_factory.mktemp("kernel"))
+    yield made
+    made.client.stop_channels()
+    made.manager.shutdown_kernel(now=True)
+
+
+def button(panel: str, name: str) -> str:
+    """The expression of a panel's button by its text."""
+    return f"next(w for w in find({panel}, {name!r}))"
+
+
+@pytest.fixture
+def lab(kernel: Kernel) -> Kernel:
+    kernel.run(
+        "import ipywidgets\n"
+        "def find(panel, text):\n"
+        "    todo = [panel]\n"
+        "    while todo:\n"
+        "        one = todo.pop()\n"
+        "        if isinstance(one, ipywidgets.Button) and text in (one.description, one.tooltip):\n"
+        "            yield one\n"
+        "        todo += list(getattr(one, 'children', ()))\n"
+        "train = ftkit.ui.TrainPanel(ftkit.ui.workspace.Workspace(recipe()))\n"
+        "monitor = ftkit.ui.MonitorPanel(train.workspace)\n"
+    )
+    return kernel
+
+
+def test_start_and_stop_by_clicks(lab: Kernel) -> None:
+    lab.click(button("train", "Start"))
+    lab.until("train.workspace.run is not None and train.workspace.run.progress.step > 3")
+    lab.until("monitor.run is train.workspace.run")
+    lab.click(button("monitor", "Stop"))
+    lab.until("train.workspace.run.status == 'stopped'")
+
+
+def test_a_busy_cell_does_not_hold_the_run_and_nothing_is_printed_into_it(kernel: Kernel) -> None:
+    kernel.run("run = ftkit.start(recipe()); time.sleep(0.5)")
+    printed = kernel.run(
+        "before = run.progress.step\nx = time.monotonic()\nwhile time.monotonic() < x + 1: pass"
+    )
+    assert printed == ""
+    assert int(kernel.run("print(run.progress.step - before)")) > 5
+    kernel.run("run.stop(); run.wait(20)")
+
+
+def test_a_click_on_stop_during_a_busy_cell_is_served_at_its_end_at_the_latest(lab: Kernel) -> None:
+    lab.run("train.workspace.run = run = ftkit.start(recipe()); time.sleep(0.5)")
+    model = lab.run(f"print({button('monitor', 'Stop')}.model_id)")
+    cell = lab.send("time.sleep(2)")
+    content = {"comm_id": model, "data": {"method": "custom", "content": {"event": "click"}}}
+    lab.client.shell_channel.send(lab.client.session.msg("comm_msg", content))
+    assert lab.outcome(cell)[1] is None
+    lab.until("run.status == 'stopped'", 10)
+
+
+def test_waiting_can_be_interrupted_and_the_run_goes_on(kernel: Kernel) -> None:
+    kernel.run("run = ftkit.start(recipe()); time.sleep(0.3)")
+    for wait in ("run.wait()", "await run"):
+        cell = kernel.send(wait)
+        time.sleep(0.7)
+        kernel.manager.interrupt_kernel()
+        _, error = kernel.outcome(cell)
+        assert error is not None
+        assert error["ename"] in {"KeyboardInterrupt", "CancelledError"}
+        assert kernel.run("print(run.status)") == "running", "the next cell runs, and so does the run"
+    kernel.run("run.stop(); run.wait(20)")
+
+
+def test_await_gives_the_ended_run(kernel: Kernel) -> None:
+    assert kernel.run("print((await ftkit.start(recipe(5))).status)") == "finished"
+
+
+def test_an_error_in_the_thread_fails_the_cell_that_waits(kernel: Kernel) -> None:
+    message = kernel.send("ftkit.start(recipe(**{'model.source': 'broken'})).wait()")
+    _, error = kernel.outcome(message)
+    assert error is not None
+    assert error["ename"] == "RunError"
+    assert "Take another one" in error["evalue"]
+
+
+def test_two_runs_of_one_kernel_take_turns(kernel: Kernel) -> None:
+    kernel.run("one, two = ftkit.start(recipe()), ftkit.start(recipe(5)); time.sleep(0.5)")
+    assert kernel.run("print(one.status, two.status)") == "running queued"
+    kernel.run("one.stop(); two.wait(20)")
+    assert kernel.run("print(one.status, two.status)") == "stopped finished"
+
+
+def test_a_restarted_kernel_finds_its_run_and_takes_it_up_again(kernel: Kernel) -> None:
+    path = kernel.run("run = ftkit.start(recipe()); time.sleep(0.5); print(run.path)")
+    assert ftkit.attach(path).status == "running", "another process sees it run"
+    kernel.restart()
+    assert ftkit.attach(path).status == "interrupted"
+    assert kernel.run(f"run = ftkit.attach({path!r}); print(run.status, run.progress.step > 3)") == (
+        "interrupted True"
+    )
+    kernel.run("run.resume(); time.sleep(0.5)")
+    assert kernel.run("print(run.status)") == "running"
+    ftkit.attach(path).stop()  # from this process
+    kernel.until("run.status == 'stopped'", 10)
+
+
+def test_widgets_state_is_plain_json(lab: Kernel) -> None:
+    state = json.loads(lab.run("import json; print(json.dumps(ipywidgets.Widget.get_manager_state()))"))
+    assert len(state["state"]) > 20
