@@ -112,12 +112,13 @@ class Bin:
 
     def add(self, point: Point) -> None:
         """Take in one more point behind the others."""
+        value = point[1]
         self.last = point
-        if point[1] < self.low[1]:
+        if value < self.low[1]:
             self.low = point
-        elif point[1] > self.high[1]:
+        elif value > self.high[1]:
             self.high = point
-        self.total += point[1]
+        self.total += value
         self.count += 1
 
     def before(self, x: float) -> Bin:

@@ -141,7 +141,8 @@ def _events(path: Path, mark: tuple[int, int], since: int, until: int) -> Iterat
                 return
             event = parse(line) if number >= since else None
             if event is not None:
-                yield event | {"n": number}
+                event["n"] = number
+                yield event
             number += 1
 
 

@@ -75,5 +75,5 @@ class _Rows:
         return at
 
     def _set(self, name: str, row: int, value: Any) -> None:
-        if isinstance(value, int | float):
+        if type(value) is float or type(value) is int:
             self.columns[name][row] = value
