@@ -46,16 +46,15 @@ def runs(folder: Path) -> int:
 
 
 def _row(run: Run) -> list[str]:
-    recipe, progress = run.recipe, run.progress
-    events = run.events()
-    losses = [event["loss"] for event in events if event["kind"] == "eval" and event["loss"] is not None]
-    started = datetime.fromtimestamp(events[0]["time"]).strftime("%m-%d %H:%M") if events else ""
+    recipe, progress, summary = run.recipe, run.progress, run.summary
+    begun, loss = summary.started, summary.curves["eval_loss"].last
+    started = datetime.fromtimestamp(begun).strftime("%m-%d %H:%M") if begun is not None else ""
     colour = _COLOURS.get(run.status)
     state = f"[{colour}]{run.status}[/]" if colour else run.status
     plain = [run.name, _short(recipe.model.source), _short(recipe.data.source), recipe.method.type]
     name, model, data, method = (escape(printable(text)) for text in plain)
     steps = f"{progress.step or 0}/{progress.total_steps or '?'}"
-    return [name, state, model, data, method, steps, f"{losses[-1]:.4f}" if losses else "", started]
+    return [name, state, model, data, method, steps, "" if loss is None else f"{loss:.4f}", started]
 
 
 def _short(source: str) -> str:

@@ -222,10 +222,8 @@ class Carrying:
 
     def _complete(self) -> bool:
         """Whether the last step had been taken when Stop came."""
-        events = self.folder.log.read()
-        total = max((event["total_steps"] for event in events if event["kind"] == "steps"), default=0)
-        last = max((event["step"] for event in events if event["kind"] == "train"), default=0)
-        return 0 < total <= last
+        summary = self.folder.log.summary()
+        return 0 < summary.total_steps <= summary.step
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
@@ -242,8 +240,7 @@ class Carrying:
         from ftkit.models.fitting import advice
 
         with contextlib.suppress(Exception):  # whatever fails here, the error itself is what counts
-            plans = [event for event in self.folder.log.read() if event["kind"] == "plan"]
-            longest = (plans[-1] if plans else {}).get("longest") or {}
+            longest = self.folder.log.summary().plan.get("longest") or {}
             found = advice(self.folder.recipe(), row_tokens=longest.get("tokens"))
             if found and longest:
                 return f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. {found}"

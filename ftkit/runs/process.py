@@ -87,7 +87,7 @@ def _apart() -> dict[str, Any]:
 
 def last_state(folder: RunFolder) -> str:
     """The newest state in a run's log."""
-    return next((e["state"] for e in reversed(folder.log.read()) if e["kind"] == "state"), "queued")
+    return folder.log.summary().state
 
 
 def _how_it_ended(code: int, log: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -15,6 +14,7 @@ from ftkit.errors import RunError
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import ENDED, RunFolder, is_run_folder
 from ftkit.runs.launch import Launch, ThreadLaunch
+from ftkit.runs.metrics import table
 from ftkit.runs.process import ProcessLaunch, see_to_its_end
 from ftkit.runs.summary import Progress, RunFailure, Summary
 from ftkit.runs.wishes import Wish
@@ -39,9 +39,7 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._launch: Launch | None = None
-        self._summary = Summary()
         self._opened: LoadedModel | None = None
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {self.status})"
@@ -89,8 +87,11 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a step: see `ftkit.runs.summary.METRICS`; NaN where a value was not logged."""
-        return self._read().metrics()
+        """One row a step: see `ftkit.runs.metrics.METRICS`; NaN where a value was not logged.
+
+        Read from the whole log at each call: keep it, if you need it twice.
+        """
+        return table(self._folder.log.events())
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -106,6 +107,11 @@ class Run:
     def loss(self) -> float | None:
         """The newest training loss."""
         return self._read().final_loss
+
+    @property
+    def summary(self) -> Summary:
+        """What the run's events add up to: notes, curves and all else that the panels show."""
+        return self._read()
 
     def events(self, since: int = 0) -> list[dict[str, Any]]:
         """Events numbered `since` and later; `n` is an event's number. See `ftkit.runs.events`."""
@@ -248,10 +254,7 @@ class Run:
         return importlib.import_module("ftkit.ui.charts").live_chart(self)
 
     def _read(self) -> Summary:
-        with self._lock:
-            for event in self._folder.log.read(self._summary.seen):
-                self._summary.fold(event)
-            return self._summary
+        return self._folder.log.summary()
 
     def _begin(self, *, resume: bool) -> None:
         for other in _here.values():

@@ -1,12 +1,35 @@
-"""What the events of a run add up to: its state, its progress, its error, its metrics."""
+"""What the events of a run add up to: its state, its progress, its error, its curves, its notes.
+
+Of a run of any length a summary takes the same memory. It is folded from events one by one, and can be saved
+and loaded in between.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import math
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+from pydantic import ConfigDict, TypeAdapter
+
+from ftkit.runs.curves import Curve
+
+NOTES_KEPT = 200
+
+TRAIN_CURVES = (
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "grad_norm",
+    "memory_gb",
+    "gpu_memory_gb",
+    "tokens_per_second",
+)
+"""Curves of `train` events, by the event's field."""
+EVAL_CURVES = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
+"""Curves of `eval` events and the event's field."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +39,14 @@ class RunFailure:
     message: str
     advice: str
     traceback: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark that a run left: `level` is `info`, `warning` or `error`."""
+
+    level: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -32,107 +63,173 @@ class Progress:
     remaining: float | None = None
 
 
-METRICS = (
-    "step",
-    "epoch",
-    "loss",
-    "eval_loss",
-    "accuracy",
-    "eval_accuracy",
-    "entropy",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-    "memory_gb",
-    "gpu_memory_gb",
-    "elapsed",
-)
+def _curves() -> dict[str, Curve]:
+    return {name: Curve() for name in (*TRAIN_CURVES, *EVAL_CURVES)}
 
 
 @dataclass
 class Summary:
-    """Folds events one by one; `seen` is the number of the next event to fold."""
+    """Folds events one by one. An event that lacks what its kind should have is left out."""
 
-    seen: int = 0
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
     state: str = "queued"
     detail: str | None = None
     error: RunFailure | None = None
+    started: float | None = None
     stage: str = ""
     fraction: float | None = None
     step: int = 0
     total_steps: int = 0
-    epoch: float = 0.0
-    last_train: dict[str, Any] = field(default_factory=dict)
     first_step: int = 0
+    epoch: float = 0.0
+    tokens_per_second: float = 0.0
+    elapsed: float = 0.0
     eval_seconds: float = 0.0
+    spent_before: float = 0.0
     final_loss: float | None = None
     eval_loss: float | None = None
+    peak_memory_gb: float | None = None
+    peak_gpu_memory_gb: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    _rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    notes_left: int = 0
+    curves: dict[str, Curve] = field(default_factory=_curves)
 
     def fold(self, event: dict[str, Any]) -> None:
-        """Take in the event numbered `seen`."""
-        self.seen += 1
-        handler = getattr(self, f"_on_{event['kind']}", None)
-        if handler is not None:
-            handler(event)
+        """Take in the next event."""
+        handler = _HANDLERS.get(event["kind"])
+        try:
+            if self.started is None:
+                self.started = _number(event.get("time"))
+            if handler is not None:
+                handler(self, event)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return  # damaged, or written by something else: the events around it count
 
     def progress(self) -> Progress:
         """Where the run stands now."""
-        train = self.last_train
         done = self.step - self.first_step
-        elapsed = train.get("elapsed") or 0.0
         left = self.total_steps - self.step
-        spent = elapsed + self.eval_seconds
+        spent = self.elapsed + self.eval_seconds
         return Progress(
             stage=self.stage,
             fraction=self.step / self.total_steps if self.total_steps else self.fraction,
             step=self.step,
             total_steps=self.total_steps,
             epoch=self.epoch,
-            tokens_per_second=train.get("tokens_per_second") or 0.0,
+            tokens_per_second=self.tokens_per_second,
             elapsed=spent,
-            remaining=left * spent / done if done > 0 else None,
+            remaining=left * (spent - self.spent_before) / done if done > 0 else None,
         )
 
-    def metrics(self) -> pd.DataFrame:
-        """One row a step, NaN where a value was not logged."""
-        import pandas as pd
+    def to_json(self) -> dict[str, Any]:
+        """The summary as values that JSON holds: `from_json` makes it again."""
+        plain = {name: value for name, value in self.__dict__.items() if name not in ("notes", "curves")}
+        return plain | {
+            "error": asdict(self.error) if self.error else None,
+            "notes": [asdict(note) for note in tuple(self.notes)],
+            "curves": {name: curve.to_json() for name, curve in self.curves.items()},
+        }
 
-        frame = pd.DataFrame([self._rows[step] for step in sorted(self._rows)], columns=list(METRICS))
-        return frame.astype({name: "int64" if name == "step" else "float64" for name in METRICS})
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Summary:
+        """The summary that `to_json` gave.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            When it is not one.
+        """
+        curves = {name: Curve.from_json(saved["curves"][name]) for name in _curves()}
+        made = _checker().validate_python(saved | {"curves": curves}, strict=False)
+        made.notes = deque(made.notes, maxlen=NOTES_KEPT)
+        return made
 
     def _on_state(self, event: dict[str, Any]) -> None:
-        self.state = event["state"]
-        self.detail = event.get("detail")
-        error = event.get("error")
-        self.error = RunFailure(**error) if error else None
+        error, detail = event.get("error"), event.get("detail")
+        failure = (
+            RunFailure(*(str(error[key]) for key in ("message", "advice", "traceback"))) if error else None
+        )
+        self.state, self.detail = str(event["state"]), None if detail is None else str(detail)
+        self.error = failure
 
     def _on_stage(self, event: dict[str, Any]) -> None:
-        self.stage, self.fraction = event["text"], event["fraction"]
+        self.stage, self.fraction = str(event["text"]), _number(event["fraction"])
+
+    def _on_plan(self, event: dict[str, Any]) -> None:
+        self.plan = event
+
+    def _on_environment(self, event: dict[str, Any]) -> None:
+        self.facts = dict(event["facts"])
+
+    def _on_note(self, event: dict[str, Any]) -> None:
+        self.notes.append(Note(str(event.get("level", "info")), str(event["text"])))
+        self.notes_left += 1
 
     def _on_steps(self, event: dict[str, Any]) -> None:
         """Training starts, or starts again from a checkpoint: what came after that step did not happen."""
-        self.first_step = self.step = event["step"]
-        self.total_steps = event["total_steps"]
-        self.eval_seconds = 0.0
-        self.last_train = {}
-        self._rows = {step: row for step, row in self._rows.items() if step <= self.step}
+        step, total = int(event["step"]), int(event["total_steps"])
+        self.first_step = self.step = step
+        self.total_steps = total
+        self.elapsed = _number(event.get("elapsed")) or 0.0
+        self.spent_before = self.elapsed + self.eval_seconds
+        self.tokens_per_second = 0.0
+        for curve in self.curves.values():
+            curve.cut(float(step))
 
     def _on_train(self, event: dict[str, Any]) -> None:
-        self.step, self.epoch, self.final_loss = event["step"], event["epoch"], event["loss"]
-        self.last_train = event
-        self._row(event["step"]).update({name: event[name] for name in METRICS if name in event})
+        step = int(event["step"])
+        self.step, self.epoch = step, _number(event.get("epoch")) or 0.0
+        self.final_loss = _number(event.get("loss"))
+        self.tokens_per_second = _number(event.get("tokens_per_second")) or 0.0
+        self.elapsed = _number(event.get("elapsed")) or 0.0
+        self.peak_memory_gb = _highest(self.peak_memory_gb, event.get("memory_gb"))
+        self.peak_gpu_memory_gb = _highest(self.peak_gpu_memory_gb, event.get("gpu_memory_gb"))
+        for name in TRAIN_CURVES:
+            value = _number(event.get(name))
+            if value is not None:
+                self.curves[name].append(step, value)
 
     def _on_eval(self, event: dict[str, Any]) -> None:
-        self.eval_loss = event["loss"]
-        self.eval_seconds += event["seconds"]
-        self._row(event["step"]).update(
-            eval_loss=event["loss"], eval_accuracy=event.get("accuracy"), epoch=event["epoch"]
-        )
+        step = int(event["step"])
+        self.eval_loss = _number(event.get("loss"))
+        self.eval_seconds += _number(event.get("seconds")) or 0.0
+        for curve, name in EVAL_CURVES.items():
+            value = _number(event.get(name))
+            if value is not None:
+                self.curves[curve].append(step, value)
 
-    def _on_environment(self, event: dict[str, Any]) -> None:
-        self.facts = event["facts"]
 
-    def _row(self, step: int) -> dict[str, Any]:
-        return self._rows.setdefault(step, {"step": step})
+_HANDLERS = {
+    "state": Summary._on_state,
+    "stage": Summary._on_stage,
+    "plan": Summary._on_plan,
+    "environment": Summary._on_environment,
+    "note": Summary._on_note,
+    "steps": Summary._on_steps,
+    "train": Summary._on_train,
+    "eval": Summary._on_eval,
+}
+
+
+@cache
+def _checker() -> TypeAdapter[Summary]:
+    """A saved summary comes from a file: what is in it has the types it should have, or is refused."""
+    return TypeAdapter(Summary)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number as a float, None for all else. Called a dozen times an event."""
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    return float(value) if kind is int else None
+
+
+def _highest(old: float | None, new: Any) -> float | None:
+    number = _number(new)
+    if number is None:
+        return old
+    return number if old is None else max(old, number)

@@ -303,7 +303,8 @@ class _Reporter(TrainerCallback):
         self.watch = LossWatch()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps)
+        elapsed = self.trainer.counted.busy
+        self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps, elapsed=elapsed)
         if self.trainer.settings.on_bad_loss == "roll_back" and not self.trainer.checkpoints.all():
             self.trainer.save_checkpoint()  # so that there is something to go back to from the first step on
 

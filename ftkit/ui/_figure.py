@@ -169,11 +169,11 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
 
 def changing(history: History, message: str) -> dict[str, Any]:
     """The parts of the layout that depend on what there is to draw, as plotly's dotted paths."""
-    drawn = {curve.axis for curve in CURVES if len(history.points(curve.name, 4)[0])}
+    drawn = {curve.axis for curve in CURVES if history.has(curve.name)}
     parts: dict[str, Any] = {
         f"{letter}axis{axis}.showticklabels": axis in drawn for axis in AXES for letter in "xy"
     }
-    has_gpu = len(history.points("gpu_memory_gb", 4)[0]) > 0
+    has_gpu = history.has("gpu_memory_gb")
     parts[f"annotations[{_MEMORY}].text"] = _WITH_GPU if has_gpu else _SMALL[_MEMORY][1]
     parts[f"annotations[{_MESSAGE}].text"] = message if history.empty else ""
     return parts

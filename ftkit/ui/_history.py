@@ -1,127 +1,104 @@
-"""What a run has said so far, read from its events a few at a time and kept in bounded memory.
+"""What a run has said so far, for the chart, its SVG stand-in and the Monitor panel.
 
-The chart, its SVG stand-in and the Monitor panel all show one `History`; none of them reads events itself.
+The run itself keeps its curves, in bounded memory; a `History` knows which of them one viewer has drawn
+already, and how strongly it smooths.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from ftkit.ui._downsample import Floats, Series
+from ftkit.runs.curves import Floats
+from ftkit.runs.summary import Note, Summary
 from ftkit.ui.ticker import Ticker
 
-#: Curves of "train" events, by the event's key.
-TRAIN_CURVES = (
-    "loss",
-    "accuracy",
-    "learning_rate",
-    "grad_norm",
-    "memory_gb",
-    "gpu_memory_gb",
-    "tokens_per_second",
-)
-
-
-@dataclass(frozen=True)
-class Note:
-    """A remark that a run left: `level` is "info" or "warning"."""
-
-    level: str
-    text: str
+__all__ = ["Follower", "History", "Note"]
 
 
 class History:
-    """The curves and remarks of one run. Its methods may be called from any thread.
+    """The curves and remarks of one run as one viewer sees them. Its methods may be called from any thread.
 
     Parameters
     ----------
     run
-        Anything with `events(since)`; None is a run that has not said anything.
+        Anything with a `summary`; None is a run that has not said anything.
     smoothing
         Strength of the loss's moving average, 0 to 0.999.
     """
 
     def __init__(self, run: Any = None, smoothing: float = 0.6) -> None:
         self.run = run
-        self.curves = {name: Series() for name in TRAIN_CURVES}
-        self.curves["loss"].smooth(smoothing)
-        self.curves["eval_loss"] = Series()
-        self.curves["eval_accuracy"] = Series()
-        self.notes: deque[Note] = deque(maxlen=200)
-        self.peak_memory_gb: float | None = None
-        self.peak_gpu_memory_gb: float | None = None
-        self._next = 0
+        self._smoothing = smoothing
+        self._summary = Summary()
+        self._drawn: dict[str, int] = {}
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
-        return f"History({', '.join(f'{name}={len(curve)}' for name, curve in self.curves.items())})"
+        return f"History({', '.join(f'{name}={len(curve)}' for name, curve in self._summary.curves.items())})"
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw yet."""
-        return not any(len(curve) for curve in self.curves.values())
+        return not any(self._summary.curves.values())
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """The newest remarks, the newest last."""
+        return tuple(self._summary.notes)
+
+    @property
+    def notes_left(self) -> int:
+        """How many remarks there were in all."""
+        return self._summary.notes_left
+
+    @property
+    def peak_memory_gb(self) -> float | None:
+        """The most memory that the process took."""
+        return self._summary.peak_memory_gb
+
+    @property
+    def peak_gpu_memory_gb(self) -> float | None:
+        """The most memory taken on the GPU; None without one."""
+        return self._summary.peak_gpu_memory_gb
 
     def smooth(self, strength: float) -> None:
         """Smooth the loss by another strength, 0 (not at all) to 0.999."""
-        with self._lock:
-            self.curves["loss"].smooth(strength)
+        self._smoothing = strength
 
     def points(self, name: str, limit: int = 1_000) -> tuple[Floats, Floats]:
         """Steps and values of a curve, thinned; "loss_smooth" is the loss's moving average."""
-        with self._lock:
-            if name == "loss_smooth":
-                return self.curves["loss"].smoothed(limit)
-            return self.curves[name].points(limit)
+        if name == "loss_smooth":
+            return self._summary.curves["loss"].smoothed(self._smoothing, limit)
+        return self._summary.curves[name].points(limit)
+
+    def has(self, name: str) -> bool:
+        """Whether a curve has points."""
+        return bool(self._summary.curves["loss" if name == "loss_smooth" else name])
 
     def last(self, name: str) -> float | None:
         """The newest value of a curve."""
-        with self._lock:
-            return self.curves[name].last
+        return self._summary.curves[name].last
 
     def best_eval(self) -> tuple[float, float] | None:
         """Step and value of the lowest eval loss."""
-        with self._lock:
-            return self.curves["eval_loss"].lowest
+        return self._summary.curves["eval_loss"].lowest
 
     def read(self) -> set[str]:
-        """Read what is new. Returns the names of the curves that grew, "notes" among them."""
+        """Read what is new. Returns the names of the curves that changed, "notes" among them."""
         if self.run is None:
             return set()
-        changed: set[str] = set()
         with self._lock:
-            for event in self.run.events(self._next):
-                self._next = event["n"] + 1
-                changed |= self._take(event)
+            summary = self.run.summary
+            if summary is not self._summary:  # the first reading, or the run's log was replaced
+                self._summary = summary
+                self._drawn = {name: -1 for name, count in self._drawn.items() if count}
+            now = {name: curve.changes for name, curve in summary.curves.items()}
+            now["notes"] = summary.notes_left
+            changed = {name for name, count in now.items() if count != self._drawn.get(name, 0)}
+            self._drawn = now
         return changed
-
-    def _take(self, event: Mapping[str, Any]) -> set[str]:
-        kind = event.get("kind")
-        if kind == "train":
-            grown = {name for name in TRAIN_CURVES if self._append(name, event.get("step"), event.get(name))}
-            self.peak_memory_gb = _highest(self.peak_memory_gb, event.get("memory_gb"))
-            self.peak_gpu_memory_gb = _highest(self.peak_gpu_memory_gb, event.get("gpu_memory_gb"))
-            return grown
-        if kind == "eval":
-            return {
-                curve
-                for curve, name in (("eval_loss", "loss"), ("eval_accuracy", "accuracy"))
-                if self._append(curve, event.get("step"), event.get(name))
-            }
-        if kind == "steps":  # training starts, or starts again from a checkpoint: later steps did not happen
-            return {name for name, curve in self.curves.items() if curve.cut(float(event.get("step", 0)))}
-        if kind == "note":
-            self.notes.append(Note(str(event.get("level", "info")), str(event.get("text", ""))))
-            return {"notes"}
-        return set()
-
-    def _append(self, name: str, step: Any, value: Any) -> bool:
-        if not (_is_number(step) and _is_number(value)):
-            return False
-        return self.curves[name].append(float(step), float(value))
 
 
 class Follower:
@@ -146,13 +123,3 @@ class Follower:
         active = bool(run is not None and run.active)  # asked first: the reading then has all there will be
         self._draw(self._history.read(), not active)
         return active
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _highest(old: float | None, new: Any) -> float | None:
-    if not _is_number(new):
-        return old
-    return float(new) if old is None else max(old, float(new))

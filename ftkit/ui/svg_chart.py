@@ -12,8 +12,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from ftkit.runs.curves import Floats
 from ftkit.ui import front
-from ftkit.ui._downsample import Floats
 from ftkit.ui._history import Follower, History
 
 _WIDTH, _HEIGHT = 900, 300

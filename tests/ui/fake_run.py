@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ftkit.runs.summary import Summary
+
 
 class FakeRun:
     """`log`, `evaluate`, `note` and `end` add events; what the panels read is as on a real run."""
@@ -20,7 +22,7 @@ class FakeRun:
         self.error: Any = None
         self.total_steps = total_steps
         self.asked: list[str] = []
-        self.reads: list[int] = []
+        self.summary = Summary()
         self._events: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -30,7 +32,7 @@ class FakeRun:
 
     @property
     def step(self) -> int:
-        return max((e["step"] for e in self._events if e["kind"] == "train"), default=0)
+        return max((e.get("step", 0) for e in self._events if e["kind"] == "train"), default=0)
 
     @property
     def progress(self) -> Any:
@@ -52,14 +54,11 @@ class FakeRun:
 
         return pd.DataFrame([e for e in self._events if e["kind"] == "train"])
 
-    def events(self, since: int = 0) -> list[dict[str, Any]]:
-        self.reads.append(since)
-        with self._lock:
-            return self._events[since:]
-
     def add(self, kind: str, **fields: Any) -> None:
         with self._lock:
-            self._events.append({"n": len(self._events), "time": time.time(), "kind": kind, **fields})
+            event = {"time": time.time(), "kind": kind, **fields}
+            self._events.append(event)
+            self.summary.fold(event)
 
     def log(self, step: int, loss: float | None = None, **fields: Any) -> None:
         values = {

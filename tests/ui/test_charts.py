@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import plotly.graph_objects as go
 import pytest
 
 from ftkit.ui import _figure
-from ftkit.ui._downsample import Series, Smoother, extremes
 from ftkit.ui._history import History
 from ftkit.ui.charts import RunChart, live_chart, still_figure
 from ftkit.ui.svg_chart import SvgChart, loss_svg
@@ -36,64 +34,11 @@ def state_of(chart: RunChart, name: str) -> np.ndarray:
     return np.frombuffer(trace["y"]["buffer"], dtype=trace["y"]["dtype"])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 1_000, 1_001, 50_000])
-def test_thinning_keeps_first_last_lowest_and_highest(count: int) -> None:
-    random = np.random.default_rng(0)
-    x = np.cumsum(random.integers(1, 9, count)).astype(float)
-    y = random.normal(size=count)
-    kept = extremes(x, y, 1_000)
-    assert len(kept) <= 1_000
-    assert (np.diff(kept) > 0).all()
-    assert {0, count - 1, int(y.argmin()), int(y.argmax())} <= set(kept.tolist())
-    if count <= 1_000:
-        assert len(kept) == count
-
-
-def test_thinning_keeps_a_lonely_spike() -> None:
-    y = np.zeros(100_000)
-    y[54_321] = 9.0
-    assert 54_321 in extremes(np.arange(100_000.0), y, 100)
-
-
-def test_a_long_series_stays_small_and_keeps_its_extremes() -> None:
-    series = Series(limit=500)
-    for step in range(20_000):
-        series.append(step, 50.0 if step == 777 else math.sin(step))
-    assert len(series) <= 1_000
-    x, y = series.points()
-    assert (x[0], x[-1]) == (0, 19_999)
-    assert y.max() == 50.0
-
-
-def test_the_average_is_unbiased_at_the_start_and_follows_its_definition() -> None:
-    smoother = Smoother(0.9)
-    values = [3.0, 1.0, 4.0, 1.0, 5.0]
-    got = [smoother.push(i, v) for i, v in enumerate(values)]
-    assert got[0] == pytest.approx(3.0)
-    for n in range(1, len(values) + 1):
-        weights = [0.9 ** (n - 1 - i) for i in range(n)]
-        expected = sum(w * v for w, v in zip(weights, values, strict=False)) / sum(weights)
-        assert got[n - 1] == pytest.approx(expected)
-
-
-def test_the_average_forgets_by_steps_not_by_points() -> None:
-    whole, gappy = Smoother(0.8), Smoother(0.8)
-    for step in range(2):
-        whole.push(step, 1.0)
-        gappy.push(step, 1.0)
-    for step in range(2, 12):
-        last = whole.push(step, 1.0 if step < 11 else 2.0)
-    assert gappy.push(11, 2.0) > last  # ten steps passed: the old values weigh 0.8 ** 10, not 0.8
-    assert Smoother(0.0).push(0, 7.0) == 7.0
-
-
 def test_values_that_cannot_be_drawn_are_left_out() -> None:
-    series = Series()
-    assert not series.append(1, math.nan)
-    assert not series.append(2, math.inf)
     run = FakeRun()
     run.log(1)
     run.add("train", step=2, loss=None, learning_rate="broken")
+    run.add("train", step="broken", loss=1.0)
     run.add("train")
     run.add("something else")
     history = History(run)
@@ -101,14 +46,15 @@ def test_values_that_cannot_be_drawn_are_left_out() -> None:
     assert len(history.points("loss")[0]) == 1
 
 
-def test_events_are_read_once() -> None:
+def test_a_reading_names_what_changed() -> None:
     run = FakeRun()
     history = History(run)
     for start in (1, 6, 11):
         run.train(5, start)
-        history.read()
-    history.read()
-    assert run.reads == [0, 5, 11, 16]
+        changed = history.read()
+    assert "loss" in changed
+    assert "eval_loss" not in changed
+    assert history.read() == set()
     assert len(history.points("loss")[0]) == 15
     assert history.points("eval_loss")[0].tolist() == [10]
 

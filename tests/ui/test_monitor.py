@@ -253,10 +253,9 @@ def test_earlier_runs_are_listed_and_opened(monitor: MonitorPanel, workspace: Wo
     labels = dict(monitor._picker.options)
     assert {"one (finished)", "two (failed)"} < set(labels)
     monitor._picker.value = labels["one (finished)"]
-    until(lambda: monitor.run is not None)
+    until(lambda: "finished" in monitor._head.value)
     assert monitor.run is not None
     assert monitor.run.name == "one"
-    assert "finished" in monitor._head.value
     assert monitor._picker.value == ""
 
 

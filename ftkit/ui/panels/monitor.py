@@ -246,10 +246,10 @@ class MonitorPanel(Panel):
     def _put_chart(self, chart: RunChart | SvgChart) -> None:
         with self._lock:
             self._charts["svg" if isinstance(chart, SvgChart) else "plotly"] = chart
-            self._chart = chart
             chart.follow(self._run, self._history)  # the run may have changed while the chart was made
             if self._log.value:
                 chart.log_axis(True)
+            self._chart = chart
             self._chart_place.children = (chart,)
 
     def _on_no_plotly(self, error: Exception) -> None:
