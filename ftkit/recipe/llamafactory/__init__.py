@@ -10,8 +10,8 @@
 """
 
 from ftkit.recipe.llamafactory.back import Written, to_yaml
-from ftkit.recipe.llamafactory.convert import convert, load, loads
+from ftkit.recipe.llamafactory.convert import convert, load, loads, parse
 from ftkit.recipe.llamafactory.report import Import, Problem
 from ftkit.recipe.llamafactory.table import looks_like
 
-__all__ = ["Import", "Problem", "Written", "convert", "load", "loads", "looks_like", "to_yaml"]
+__all__ = ["Import", "Problem", "Written", "convert", "load", "loads", "looks_like", "parse", "to_yaml"]

@@ -44,6 +44,17 @@ def load(path: str | Path) -> Import:
 
 def loads(text: str, *, folder: Path | None = None, name: str = "the text") -> Import:
     """As `load`, of text; `folder` is where a relative `dataset_dir` is looked for, too."""
+    return convert(parse(text, name), folder=folder)
+
+
+def parse(text: str, name: str = "the text") -> dict[Any, Any]:
+    """The mapping that YAML or JSON text holds, whosever settings they are.
+
+    Raises
+    ------
+    RecipeError
+        When it is neither, too long, no mapping, or has a key twice.
+    """
     if len(text) > LARGEST:
         raise RecipeError(f"{name} is too long for a file of settings.", "Paste the settings alone.")
     try:
@@ -62,8 +73,8 @@ def loads(text: str, *, folder: Path | None = None, name: str = "the text") -> I
             f"{name} is neither YAML nor JSON: {str(error)[:300]}", "Mend that place."
         ) from None
     if not isinstance(found, dict):
-        raise RecipeError(f"{name} holds no settings.", "Write `stage: sft` and so on, a key on each line.")
-    return convert(found, folder=folder)
+        raise RecipeError(f"{name} holds no settings.", "Write a key and a value on each line.")
+    return found
 
 
 def convert(settings: Mapping[Any, Any], *, folder: Path | None = None) -> Import:
