@@ -93,6 +93,12 @@ def _chat(options: argparse.Namespace) -> int:
     )
 
 
+def _import(options: argparse.Namespace) -> int:
+    from ftkit.cli.llamafactory import import_file
+
+    return import_file(options.file, out=options.out, overwrite=options.overwrite, as_json=options.json)
+
+
 def _runs(options: argparse.Namespace) -> int:
     from ftkit.cli.runs import runs
 
@@ -202,6 +208,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--fit", action="store_true", help="smaller batches and more recomputation where memory is short"
     )
+
+    sub = command("import", _import, "Turn a file of LLaMA-Factory into a recipe; say what each key became.")
+    sub.add_argument("file", metavar="FILE.yaml", type=Path, help="its YAML or JSON")
+    sub.add_argument("--out", metavar="recipe.yaml", type=Path, help="write the recipe there")
+    sub.add_argument("--overwrite", action="store_true", help="replace that file where it is there already")
+    sub.add_argument("--json", action="store_true", help="all of it as one JSON object")
 
     sub = command("chat", _chat, "Talk to the model of a run.")
     sub.add_argument("run", help="the run's folder, or its name in --folder")

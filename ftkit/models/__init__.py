@@ -11,7 +11,7 @@ from ftkit.models.adapters import (
     load_adapter,
     save_adapter,
 )
-from ftkit.models.catalog import CATALOG, CatalogEntry
+from ftkit.models.catalog import CatalogEntry
 from ftkit.models.device import Device, probe
 from ftkit.models.estimate import MemoryEstimate, estimate
 from ftkit.models.fitting import Fit, fit_to_memory
@@ -20,7 +20,6 @@ from ftkit.models.load import LoadedModel, load_model, load_tokenizer, on_this_m
 from ftkit.models.source import ModelSource, resolve
 
 __all__ = [
-    "CATALOG",
     "CatalogEntry",
     "Device",
     "Fit",

@@ -10,6 +10,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,74 @@ def fetch(repo: str, revision: str | None, progress: Progress, *, code: bool = F
     return Path(folder)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A model that a search of the Hub found.
+
+    Attributes
+    ----------
+    source
+        Its Hub id.
+    downloads
+        In the last month.
+    gated
+        Whether its makers ask you to accept terms first.
+    parameters
+        In millions; None where the Hub does not say.
+    """
+
+    source: str
+    downloads: int
+    gated: bool
+    parameters: int | None
+
+
+def search(text: str, progress: Progress, *, limit: int = 20) -> list[Found]:
+    """Models on the Hub that write text and come as safetensors, the most fetched first.
+
+    Parameters
+    ----------
+    text
+        What is looked for in their names.
+    progress
+        Told before the Hub is asked; may raise to cancel.
+
+    Raises
+    ------
+    ModelError
+        Where the Hub cannot be asked.
+    """
+    prepare_environment()
+    if offline():
+        raise ModelError("The Hub's library is set to stay offline.", "Unset HF_HUB_OFFLINE to search it.")
+    if not reachable(progress):
+        raise ModelError("The Hub cannot be reached.", "The models of the list are known without it.")
+    from huggingface_hub import HfApi
+
+    progress(f"Asking the Hub for {text}", None)
+    try:
+        models = HfApi().list_models(
+            search=text,
+            pipeline_tag="text-generation",
+            filter="safetensors",
+            sort="downloads",
+            limit=limit,
+            expand=["downloads", "gated", "safetensors"],
+        )
+        return [_found(model) for model in models]
+    except _connection_errors() as error:
+        raise ModelError(
+            f"The Hub could not be searched: {type(error).__name__}: {str(error)[:200]}",
+            "Type the whole id instead, or try again.",
+        ) from None
+
+
+def _found(model: Any) -> Found:
+    weights = getattr(model.safetensors, "total", None)
+    millions = round(weights / 1e6) if weights else None
+    return Found(model.id, model.downloads or 0, bool(model.gated), millions)
+
+
 @contextlib.contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Turn the errors of the Hub's library into ours."""
@@ -165,11 +234,22 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         ) from None
     except errors.HFValidationError:
         raise ModelError(f"{repo!r} is no model id.", "A Hub id is written organisation/name.") from None
-    except (OSError, errors.HfHubHTTPError) as error:
+    except _connection_errors() as error:
         raise ModelError(
             f"{repo} could not be fetched from the Hub: {type(error).__name__}: {str(error)[:200]}",
             "Try again: what has come is kept. Check the network and the space on the disk.",
         ) from None
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's library raises where it is refused or cut off: from 1.0 on httpx's own errors, too."""
+    from huggingface_hub import errors
+
+    try:
+        import httpx
+    except ImportError:
+        return (OSError, errors.HfHubHTTPError)
+    return (OSError, errors.HfHubHTTPError, httpx.HTTPError)
 
 
 def _patterns(code: bool) -> list[str]:

@@ -37,7 +37,23 @@ def from_yaml(source: str | Path) -> Recipe:
         and not source.endswith((".yaml", ".yml"))
     )
     where = "the YAML text" if is_text else str(source)
-    return Recipe(**_mapping(str(source) if is_text else _read(Path(source)), where))
+    values = _mapping(str(source) if is_text else _read(Path(source)), where)
+    _refuse_other_tools(values, where)
+    return Recipe(**values)
+
+
+def _refuse_other_tools(values: dict[str, Any], where: str) -> None:
+    """Say what a file of LLaMA-Factory is, rather than that its keys are unknown."""
+    from ftkit.recipe.llamafactory import looks_like
+    from ftkit.recipe.schema import Recipe
+
+    if values and not any(name in Recipe.model_fields for name in values) and looks_like(values):
+        named = ", ".join(list(values)[:3])
+        raise RecipeError(
+            f"{where} is a file of LLaMA-Factory (it says {named}), not a Recipe.",
+            "See what it becomes, and save that: ftkit import FILE.yaml --out recipe.yaml. "
+            "In Python: ftkit.recipe.llamafactory.load(FILE).checked().",
+        )
 
 
 def _read(path: Path) -> str:

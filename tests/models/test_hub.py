@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ def fake_hub(monkeypatch, tmp_path):
     """`fake_hub.models[repo] = folder` is served; `fake_hub.errors[repo]` is the answer instead."""
     models: dict[str, Path] = {}
     errors: dict[str, str] = {}
+    searches: list[dict] = []
+    found: list[dict] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -34,7 +37,10 @@ def fake_hub(monkeypatch, tmp_path):
             self.do_GET()
 
         def do_GET(self):
-            path = self.path.partition("?")[0]
+            path, _, asked = self.path.partition("?")
+            if path == "/api/models":
+                searches.append(urllib.parse.parse_qs(asked))
+                return self._reply(200, json.dumps(found).encode())
             if path.startswith("/api/models/"):
                 repo, _, rest = path.removeprefix("/api/models/").partition("/revision/")
                 tree = repo.partition("/tree/")
@@ -101,7 +107,7 @@ def fake_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(hf_api.api, "endpoint", address)
     monkeypatch.setattr(hub, "_reach", {})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield SimpleNamespace(models=models, errors=errors)
+    yield SimpleNamespace(models=models, errors=errors, searches=searches, found=found)
     server.shutdown()
     server.server_close()
 
@@ -164,3 +170,46 @@ def test_the_configuration_alone_is_enough_for_an_estimate(fake_hub, tiny_model_
     assert found is not None
     assert found.hidden_size == 32
     assert hub.cached("org/tiny", None) is None
+
+
+def test_a_search_asks_for_what_ftkit_can_load(fake_hub):
+    fake_hub.found.append(
+        {
+            "id": "org/one",
+            "downloads": 7,
+            "gated": "manual",
+            "safetensors": {"total": 1_500_000_000, "parameters": {}},
+        }
+    )
+    fake_hub.found.append({"id": "org/two"})
+    one, two = hub.search("qwen", lambda *_: None, limit=5)
+    assert (one.source, one.downloads, one.gated, one.parameters) == ("org/one", 7, True, 1500)
+    assert (two.source, two.downloads, two.gated, two.parameters) == ("org/two", 0, False, None)
+    (asked,) = fake_hub.searches
+    assert asked["search"] == ["qwen"]
+    assert asked["limit"] == ["5"]
+    assert {"text-generation", "safetensors"} <= {*asked["filter"], *asked.get("pipeline_tag", [])}
+
+
+def test_a_search_is_cancelled_before_it_asks(fake_hub):
+    def cancel(text, fraction):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.search("qwen", cancel)
+    assert fake_hub.searches == []
+
+
+def test_offline_nothing_is_asked(fake_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="offline"):
+        hub.search("qwen", lambda *_: None)
+    assert fake_hub.searches == []
+
+
+def test_a_hub_out_of_reach_is_said_to_be(fake_hub, monkeypatch):
+    monkeypatch.setattr(hub, "_answers", lambda _: False)
+    with pytest.raises(ModelError, match="cannot be reached"):
+        hub.search("qwen", lambda *_: None)

@@ -54,7 +54,7 @@ def test_changing_the_kind_asks_and_comes_back_to_what_was_typed() -> None:
     assert panel.workspace.recipe.model.source == "starter"
     assert panel._source.control.value == ""
     assert "Still starter" in panel._about.value
-    assert len(panel._known.options) > 3
+    assert len(panel.search._list.options) > 100
     panel.workspace.edit({"method.rank": 4})
     assert panel._kind.value == "hub"
     panel._source.control.value = "org/name"
@@ -67,9 +67,14 @@ def test_changing_the_kind_asks_and_comes_back_to_what_was_typed() -> None:
 def test_a_suggestion_is_taken() -> None:
     panel = ModelPanel()
     panel._kind.value = "hub"
-    panel._known.value = panel._known.options[1][1]
-    assert panel.workspace.recipe.model.source == panel._known.options[1][1]
-    assert "parameters" in panel._about.value
+    assert "Qwen/Qwen2.5-0.5B-Instruct" in panel.search.find("qwen2.5 0.5B")
+    panel.search._list.value = "Qwen/Qwen2.5-0.5B-Instruct"
+    assert "Apache-2.0" in panel.search._facts.value
+    assert "in 4bit" in panel.search._facts.value
+    assert panel.workspace.recipe.model.source == "starter", "marking is not taking"
+    panel.search._use.click()
+    assert panel.workspace.recipe.model.source == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert "494 M parameters" in panel._about.value
 
 
 def test_fetching_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

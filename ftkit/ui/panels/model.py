@@ -12,6 +12,7 @@ from ftkit.errors import FtkitError
 from ftkit.recipe import Model, Recipe
 from ftkit.ui import markup
 from ftkit.ui.form import Field, UnionForm, folded, section_form
+from ftkit.ui.model_search import ModelSearch, size
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Worker
 from ftkit.ui.workspace import Workspace
@@ -79,21 +80,19 @@ class ModelPanel(Panel):
             self._fetching.submit(lambda: _fetch(model, offline, self._show_progress))
 
     def wait(self, timeout: float | None = 60.0) -> None:
-        """Wait until the memory estimate and a fetch under way are done."""
+        """Wait until the memory estimate, a fetch and a search under way are done."""
         self._fitting.wait(timeout)
         self._memory.wait(timeout)
         self._fetching.wait(timeout)
+        self.search.wait(timeout)
 
     def _build(self) -> None:
         self._kind = choices(_KINDS, "starter", _TOOLTIPS, "Start from")
         self._kind.observe(self._kind_chosen, "value")
         self._source = Field(self.workspace, "model.source", title="Hub id")
-        self._known = widgets.Dropdown(description="Suggestions", options=[("Choose one", "")])
-        known = widgets.VBox([self._known])
-        known.add_class("ftk-field")
-        self._known.observe(self._suggestion_chosen, "value")
+        self.search = ModelSearch(self.workspace, self.choose)
         self._hub = Field(self.workspace, "model.revision")
-        self._fields = widgets.Box([self._source, known, self._hub])
+        self._fields = widgets.Box([self._source, self._hub])
         self._fields.add_class("ftk-grid")
         self._about = widgets.HTML()
         self._fetch = button("Fetch now", "Download the model now rather than at Start", self.fetch)
@@ -117,6 +116,7 @@ class ModelPanel(Panel):
                 card(
                     self._kind,
                     self._about,
+                    self.search,
                     self._fields,
                     self._where,
                     self._progress,
@@ -142,21 +142,13 @@ class ModelPanel(Panel):
             self._source.ask(*_ASK[kind])
         self._show_kind(kind)
 
-    def _suggestion_chosen(self, change: Any) -> None:
-        if change["new"]:
-            self.choose(change["new"])
-
     def _show_kind(self, kind: str) -> None:
         hub, fields = kind == "hub", kind != "starter"
         self._fields.layout.display = None if fields else "none"
-        for widget in self._fields.children[1:]:
+        for widget in (self._hub, self.search):
             widget.layout.display = None if hub else "none"
-        if hub and len(self._known.options) == 1:
-            from ftkit.models import CATALOG
-
-            entries = [entry for entry in CATALOG if entry.source != "starter"]
-            options = [(f"{e.title} ({_million(e.parameters)})", e.source) for e in entries]
-            self._known.options = [("Choose one", ""), *options]
+        if hub:
+            self.search.shown()
         source = self.workspace.recipe.model.source
         about = _about(source)
         asking = fields and _kind_of(source) != kind
@@ -178,8 +170,6 @@ class ModelPanel(Panel):
             self._kind.value = kind
             if kind != "starter":
                 self._source.control.description, self._source.control.placeholder = _ASK[kind]
-            sources = [value for _, value in self._known.options]
-            self._known.value = source if source in sources else ""
         finally:
             self._settling = False
         self._progress.value = ""
@@ -250,18 +240,14 @@ def _kind_of(source: str) -> str:
 
 
 def _about(source: str) -> str:
-    from ftkit.models import CATALOG
+    from ftkit.models import catalog
 
-    for entry in CATALOG:
-        if entry.source == source:
-            gate = " Accept its terms on the Hub first." if entry.gated else ""
-            size = _million(entry.parameters)
-            return f"{entry.title} · {size} parameters · {entry.licence}. {entry.about}{gate}"
-    return ""
-
-
-def _million(parameters: int) -> str:
-    return f"{parameters / 1000:.1f} B" if parameters >= 1000 else f"{parameters} M"
+    entry = catalog.find(source)
+    if entry is None:
+        return ""
+    gate = " Accept its terms on the Hub first." if entry.gated else ""
+    parameters = f" · {size(entry.parameters)} parameters" if entry.parameters is not None else ""
+    return f"{entry.title}{parameters} · {entry.licence}. {entry.about}{gate}"
 
 
 def _fetch(model: Model, offline: bool, progress: Any) -> ModelSource:

@@ -11,9 +11,10 @@ import ipywidgets as widgets
 
 from ftkit.errors import FtkitError, RecipeError, RunError
 from ftkit.recipe import Recipe, presets
-from ftkit.ui import markup, progress
+from ftkit.ui import host, markup, progress
 from ftkit.ui.code import CodeView
 from ftkit.ui.form import Field, folded, grid, label, section_form
+from ftkit.ui.opening import OpenBox
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Ticker, Worker
 from ftkit.ui.workspace import Workspace
@@ -199,7 +200,13 @@ class TrainPanel(Panel):
         self._save = button("Save YAML", "Write the recipe to this file", self._save_clicked)
         self._saved = widgets.HTML()
         self._path.observe(lambda _: self._ask_to_save(), "value")
-        return widgets.VBox([row(self._show_code, self._path, self._save, self._saved), self._code_box])
+        self._open = widgets.ToggleButton(description="Open or paste", value=False)
+        host.set_tooltip(self._open, "Take a recipe or a LLaMA-Factory file from text or a path")
+        self.opening = OpenBox(self.workspace)
+        self.opening.layout.display = "none"
+        self._open.observe(self._open_toggled, "value")
+        tools = row(self._show_code, self._open, self._path, self._save, self._saved)
+        return widgets.VBox([tools, self._code_box, self.opening])
 
     def _preset_chosen(self, change: Any) -> None:
         if not self._settling and change["new"] is not None:
@@ -323,6 +330,9 @@ class TrainPanel(Panel):
         self._code.text = self.code()
         self._code_box.layout.display = None if change["new"] else "none"
         self._show_code.description = "Hide code" if change["new"] else "Show code"
+
+    def _open_toggled(self, change: Any) -> None:
+        self.opening.layout.display = None if change["new"] else "none"
 
     def _ask_to_save(self) -> None:
         self._save.description = "Save YAML"
