@@ -29,7 +29,7 @@ Backend = Literal["ftkit", "unsloth"]
 
 _LATE = (
     "transformers was imported in this process before Unsloth, which then leaves out some of its changes. "
-    "Restart the kernel and start the run before anything of a model is opened, or use `ftkit run recipe.yaml`."
+    "Restart the kernel and start the run before a model is opened, or use `ftkit run recipe.yaml`."
 )
 
 

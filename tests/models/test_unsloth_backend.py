@@ -1,4 +1,4 @@
-"""Unsloth's calls exist with the keywords that ftkit passes; it is chosen where it can run; its CPU mode does.
+"""Unsloth's calls exist with the keywords that ftkit passes; it is chosen where it can run.
 
 The released package is read as a syntax tree, never imported: its wheel is fetched without its dependencies.
 """
