@@ -76,7 +76,7 @@ def _with_lora(loaded: LoadedModel, method: LoRA) -> Any:
                 f"LoRA cannot go on {method.target_modules!r} of {loaded.source.name}: {str(error)[:200]}",
                 f"Its linear layers are {names}; `all-linear` takes them all.",
             ) from None
-    _name_base(model, loaded)
+    name_base(model, loaded)
     return model
 
 
@@ -93,7 +93,7 @@ def linear_names(model: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _name_base(model: Any, loaded: LoadedModel) -> None:
+def name_base(model: Any, loaded: LoadedModel) -> None:
     """Write into the adapter which model it belongs to, by a name that means something on another machine."""
     source = loaded.source
     if source.requested == "starter":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,10 @@ from ftkit.recipe import Compute, Model
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+
+Build = Callable[[ModelSource, Model, Any], Any]
+"""A model from where it was found, the Recipe's section, and a torch precision."""
 
 
 @dataclass
@@ -47,7 +52,12 @@ class LoadedModel:
 
 
 def load_model(
-    config: Model, compute: Compute, *, adapter: Path | None = None, progress: Progress | None = None
+    config: Model,
+    compute: Compute,
+    *,
+    adapter: Path | None = None,
+    progress: Progress | None = None,
+    build: Build | None = None,
 ) -> LoadedModel:
     """Load the model that a Recipe names, ready to talk or to be trained.
 
@@ -59,6 +69,8 @@ def load_model(
         Folder of an adapter to put on, for talking; it is not trained on.
     progress
         Told what happens; may raise to cancel.
+    build
+        Makes the model from its files; transformers does by default.
 
     Raises
     ------
@@ -76,7 +88,7 @@ def load_model(
         if device.kind == "cpu":
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
-        model = _model(source, config, getattr(torch, dtype))
+        model = (build or _model)(source, config, getattr(torch, dtype))
         try:
             model.to(device.kind)
         except torch.OutOfMemoryError:

@@ -17,6 +17,7 @@ from ftkit.recipe.schema import (
     Recipe,
     Source,
     Training,
+    why_not_unsloth,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "Section",
     "Source",
     "Training",
+    "why_not_unsloth",
 ]

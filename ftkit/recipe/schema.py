@@ -213,6 +213,9 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a CUDA GPU where there is one."""
+    backend: Literal["auto", "ftkit", "unsloth"] = "auto"
+    """Whose layers are trained: ftkit's own, or those of the package unsloth. `auto` takes Unsloth on a CUDA
+    GPU where it is installed, else ftkit's."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32."""
     gradient_checkpointing: Literal["auto", "off", "attention", "mlp", "layers"] = "auto"
@@ -320,6 +323,8 @@ class Recipe(Section):
             raise ValueError(
                 "data.system_prompt has no place in objective 'pretraining': plain text has no turns"
             )
+        if self.compute.backend == "unsloth" and (reason := why_not_unsloth(self)):
+            raise ValueError(reason)
         weights = {part.weight for part in (self.data, *self.data.mixed_with)}
         if len(weights) > 1 and self.data.mix == "concat":
             raise ValueError(
@@ -380,6 +385,21 @@ class Recipe(Section):
         from ftkit.recipe.code import to_python
 
         return to_python(self)
+
+
+def why_not_unsloth(recipe: Recipe) -> str:
+    """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
+    method, level = recipe.method, recipe.compute.gradient_checkpointing
+    if method.type not in ("lora", "full"):
+        return f"compute.backend 'unsloth' does not take method.type {method.type!r}: lora or full"
+    if isinstance(method, LoRA) and method.use_dora:
+        return "compute.backend 'unsloth' does not take method.use_dora: choose backend 'ftkit'"
+    if level in ("attention", "mlp"):
+        return (
+            f"compute.backend 'unsloth' does not take compute.gradient_checkpointing {level!r}: "
+            "auto, off or layers"
+        )
+    return ""
 
 
 def section_of(value: Any) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
-from ftkit.recipe import Recipe
+from ftkit.recipe import Fast, Recipe
 from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 
@@ -58,16 +58,19 @@ def fit(
         When the person stopped before the first step.
     """
     progress = _Stages(sink, control)
+    backend = _backend(recipe, sink, progress)
     progress("Reading the data", None)
     dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
     progress("Loading the training libraries", None)
     from ftkit.fast.allocator import keep_large_buffers_apart
     from ftkit.models.adapters import apply_method
     from ftkit.models.load import load_model
+    from ftkit.models.unsloth_backend import builder, make_trainable
 
     keep_large_buffers_apart()
 
-    loaded = load_model(recipe.model, recipe.compute, progress=progress)
+    build = builder(recipe) if backend == "unsloth" else None
+    loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build)
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
     progress("Turning the rows into tokens", None)
@@ -80,18 +83,25 @@ def fit(
     del dataset  # only the tokens are needed from here on, and they may be on disk
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
-    apply_method(loaded, recipe.method)
-    recompute = _recomputation(recipe, train, sink)
+    fast, recompute = recipe.compute.fast, "off"
+    if backend == "unsloth":  # its layers and what they make again are its own; rows and loss are ftkit's
+        make_trainable(loaded, recipe)
+        fast = Fast.of(False).model_copy(update={"loss": fast.loss})
+    else:
+        apply_method(loaded, recipe.method)
+        recompute = _recomputation(recipe, train, sink)
     if recompute == "layers":
         loaded.model.enable_input_require_grads()
 
     from ftkit.fast.logprobs import choose
     from ftkit.train.trainer import FtkitTrainer, checkpoints_of
 
-    way = choose(loaded.model, fast=recipe.compute.fast, recompute=recompute)
-    if recipe.compute.fast.attention and not way.packed:
+    way = choose(loaded.model, fast=fast, recompute=recompute)
+    if backend == "unsloth":
+        way = replace(way, reason="Unsloth's layers, rows padded")
+    if fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
-    sink.emit("environment", facts=_environment(loaded, way.describe()))
+    sink.emit("environment", facts=_environment(loaded, way.describe(), backend))
     held_out = evaluation.rows if evaluation else []
 
     def make(rate_scale: float | None) -> FtkitTrainer:
@@ -118,6 +128,19 @@ def fit(
     _train(make, trainer, start_at, checkpoints, recipe, sink)
     progress.quietly("Saving", None)
     _save(loaded, template, recipe, folder)
+
+
+def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:
+    """Whose layers train; Unsloth is imported here, before transformers is."""
+    from ftkit.models.unsloth_backend import import_unsloth, pick_backend
+
+    backend, note = pick_backend(recipe)
+    if note:
+        sink.emit("note", level="warning", text=note)
+    if backend == "unsloth":
+        progress("Importing Unsloth", None)
+        import_unsloth()
+    return backend
 
 
 def _newest(checkpoints: Checkpoints, sink: Sink) -> Path | None:
@@ -266,8 +289,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _environment(loaded: LoadedModel, fast: str) -> dict[str, Any]:
-    packages = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets")
+def _environment(loaded: LoadedModel, fast: str, backend: str) -> dict[str, Any]:
+    packages = ["ftkit", "torch", "transformers", "peft", "accelerate", "datasets"]
+    packages += ["unsloth", "unsloth_zoo"] if backend == "unsloth" else []
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     return {
         "python": sys.version.split()[0],
@@ -275,6 +299,7 @@ def _environment(loaded: LoadedModel, fast: str) -> dict[str, Any]:
         "versions": {name: _version(name) for name in packages},
         "device": loaded.device,
         "dtype": loaded.dtype,
+        "backend": backend,
         "fast": fast,
         "model_source": loaded.source.describe(),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),

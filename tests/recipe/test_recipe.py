@@ -21,6 +21,11 @@ from ftkit.errors import RecipeError
         ({"method": "lroa"}, "lroa"),
         ({"objective": "pretraining", "data": {"system_prompt": "x"}}, "data.system_prompt"),
         ({"output": {"name": "../up"}}, "output.name"),
+        ({"method": {"use_dora": True}, "compute": {"backend": "unsloth"}}, "does not take method.use_dora"),
+        (
+            {"compute": {"backend": "unsloth", "gradient_checkpointing": "mlp"}},
+            "gradient_checkpointing 'mlp'",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_the_field(values: dict, words: str) -> None:
