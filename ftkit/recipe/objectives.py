@@ -86,7 +86,7 @@ class ORPO(Section):
 
 
 class SimPO(Section):
-    """Make the chosen reply likelier per token, by a margin (Meng et al. 2024, arXiv:2405.14734). No reference."""
+    """Make the chosen reply likelier per token, by a margin (SimPO, Meng et al. 2024, arXiv:2405.14734)."""
 
     reads: ClassVar[Reads] = "pairs"
     type: Literal["simpo"] = "simpo"
@@ -99,7 +99,7 @@ class SimPO(Section):
 
 
 class CPO(Section):
-    """Learn the chosen reply and prefer it to the rejected (Xu et al. 2024, arXiv:2401.08417). No reference."""
+    """Learn the chosen reply and prefer it (Xu et al. 2024, arXiv:2401.08417). No reference."""
 
     reads: ClassVar[Reads] = "pairs"
     type: Literal["cpo"] = "cpo"
