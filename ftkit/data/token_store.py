@@ -109,10 +109,11 @@ def _flat(rows: Sequence[Encoded]) -> EncodedRows:
     )
 
 
-def lengths(rows: Sequence[Encoded]) -> np.ndarray:
-    """(rows,) tokens of each row, without touching the tokens where the rows know."""
-    if isinstance(rows, EncodedRows):
-        return rows.lengths
+def lengths(rows: Sequence[Any]) -> np.ndarray:
+    """(rows,) tokens of each row, or pair of rows; without touching the tokens where the rows know."""
+    known = getattr(rows, "lengths", None)
+    if known is not None:
+        return np.asarray(known)
     return np.array([len(row.ids) for row in rows], np.int64)
 
 

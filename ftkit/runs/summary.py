@@ -40,6 +40,17 @@ METRICS = (
     "accuracy",
     "eval_accuracy",
     "entropy",
+    "margin",
+    "eval_margin",
+    "pair_accuracy",
+    "eval_pair_accuracy",
+    "chosen_reward",
+    "rejected_reward",
+    "chosen_logprob",
+    "eval_chosen_logprob",
+    "rejected_logprob",
+    "eval_rejected_logprob",
+    "kl",
     "learning_rate",
     "grad_norm",
     "tokens_per_second",
@@ -127,9 +138,8 @@ class Summary:
     def _on_eval(self, event: dict[str, Any]) -> None:
         self.eval_loss = event["loss"]
         self.eval_seconds += event["seconds"]
-        self._row(event["step"]).update(
-            eval_loss=event["loss"], eval_accuracy=event.get("accuracy"), epoch=event["epoch"]
-        )
+        told = {f"eval_{name}": value for name, value in event.items() if f"eval_{name}" in METRICS}
+        self._row(event["step"]).update(told, epoch=event["epoch"])
 
     def _on_environment(self, event: dict[str, Any]) -> None:
         self.facts = event["facts"]
