@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftkit.data.encode import CHUNK, UNTRAINED, over_the_limit, paired, train_on, usable
+from ftkit.data.encode import CHUNK, SAME, UNTRAINED, over_the_limit, usable
 from ftkit.data.encoded import Chunk, Encoded, Limits
 from ftkit.data.example import Conversation, Example, PlainText, Refusal
+from ftkit.data.sides import together, train_on
 from ftkit.data.workers import WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -44,11 +45,22 @@ def encode_chunk(examples: Sequence[Example], template: Template, limits: Limits
     DataError
         When a row is too long and that is an error.
     """
-    chunk = Chunk()
-    chosen = usable(examples, template, limits, chunk.refused)
-    return _finished(
-        chunk, chosen, template.encode_many(chosen, train_on(limits.objective)), template, limits
-    )
+    refused: list[Refusal] = []
+    chunk = encode_usable(usable(examples, template, limits, refused), template, limits)
+    chunk.refused = refused + chunk.refused
+    return chunk
+
+
+def encode_usable(chosen: Rows, template: Template, limits: Limits) -> Chunk:
+    """What `usable` has found, as one chunk.
+
+    Raises
+    ------
+    DataError
+        When a row is too long and that is an error.
+    """
+    found = template.encode_many(chosen, train_on(limits.objective))
+    return _finished(Chunk(), chosen, found, template, limits)
 
 
 def encode_chunks(
@@ -176,15 +188,24 @@ def _finished(
     template: Template,
     limits: Limits,
 ) -> Chunk:
-    for example, encoded in paired(chosen, found, chunk.refused):
-        if len(encoded.ids) > limits.max_length:
-            parts = over_the_limit(example, encoded, template, limits, chunk.refused)
-            chunk.shortened += [example.row] if parts else []
+    """The texts that belong together are kept together, or refused together."""
+    step = together(limits.objective)
+    for at in range(0, len(chosen), step):
+        texts, group = chosen[at : at + step], found[at : at + step]
+        encoded = [one for one in group if isinstance(one, Encoded)]
+        if len(encoded) < len(group):
+            wrong = next(one.message for one in group if not isinstance(one, Encoded))
+            chunk.refused.append(Refusal(texts[0].row, wrong))
+        elif max(len(one.ids) for one in encoded) > limits.max_length:
+            parts = over_the_limit(texts, encoded, template, limits, chunk.refused)
+            chunk.shortened += [texts[0].row] if parts else []
             chunk.rows += parts
-        elif not encoded.mask[1:].any():
-            chunk.refused.append(Refusal(example.row, UNTRAINED))
+        elif not all(one.mask[1:].any() for one in encoded):
+            chunk.refused.append(Refusal(texts[0].row, UNTRAINED))
+        elif step > 1 and np.array_equal(encoded[0].ids, encoded[1].ids):
+            chunk.refused.append(Refusal(texts[0].row, SAME))
         else:
-            chunk.rows.append(encoded)
+            chunk.rows += encoded
     return chunk
 
 

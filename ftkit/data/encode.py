@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftkit.data.encoded import Chunk, Encoded, Limits, TooLong
-from ftkit.data.example import (
-    Conversation,
-    Example,
-    PlainText,
-    Refusal,
-    UnusableRowError,
-    as_conversation,
-)
+from ftkit.data.example import Conversation, Example, PlainText, Refusal, UnusableRowError
+from ftkit.data.sides import BAD, GOOD, SIDES, sides, together, train_on
 from ftkit.data.token_store import EncodedRows, Writer, lengths
-from ftkit.errors import DataError, TemplateError
-from ftkit.recipe import SFT, Objective
+from ftkit.errors import DataError
+from ftkit.recipe import Objective
 
 if TYPE_CHECKING:
     from ftkit.data.template import Template
@@ -30,6 +24,8 @@ CHUNK = 256
 """Rows tokenised together."""
 UNTRAINED = "no token of it would be trained"
 """Why a row is refused that holds nothing to learn."""
+SAME = "chosen and rejected are the same tokens"
+"""Why a pair is refused that has nothing to prefer."""
 CACHED_FROM = 1000
 """Rows from which on keeping the tokens on disk is worth the files."""
 Progress = Callable[[str, float | None], None]
@@ -102,7 +98,7 @@ def encode_all(
             return kept
     found = _collected(encode_chunks(examples, template, limits, progress, processes))
     if not found.rows:
-        raise _nothing_left(found.refused)
+        raise _nothing_left(found.refused, objective)
     return found
 
 
@@ -148,7 +144,7 @@ def _through(
             except OSError:  # the disk is full: memory it is
                 return None
         if not writer.rows:
-            raise _nothing_left(refused)
+            raise _nothing_left(refused, limits.objective)
         try:
             writer.finish({"refused": [(one.row, one.reason) for one in refused], "shortened": shortened})
         except OSError:
@@ -159,11 +155,20 @@ def _through(
     return token_cache.read(cache, name)
 
 
-def _nothing_left(refused: Sequence[Refusal]) -> DataError:
+_NEEDED = {
+    "pairs": "needs rows with a chosen and a rejected reply (such as format `preference`)",
+    "rated": "needs replies rated good or bad (such as format `rated`), or pairs of which one is preferred",
+}
+
+
+def _nothing_left(refused: Sequence[Refusal], objective: Objective) -> DataError:
     first = f"row {refused[0].row}: {refused[0].reason}" if refused else "there are no rows"
     advice = "Raise data.max_length, or mend the rows."
     if all(one.reason == UNTRAINED for one in refused):
         advice = "Look at the role names, the messages' weights and what is trained on (objective.train_on)."
+    elif objective.reads in _NEEDED:
+        needed = f"Objective {objective.type!r} {_NEEDED[objective.reads]}"
+        advice = f"{needed}; rows longer than data.max_length are left out."
     return DataError(f"No row can be trained on ({first}).", advice)
 
 
@@ -184,7 +189,7 @@ def encode_each(
 def usable(
     examples: Sequence[Example], template: Template, limits: Limits, refused: list[Refusal]
 ) -> list[Conversation | PlainText]:
-    """What there is to imitate in each example; those without are added to `refused`.
+    """What there is to learn in each example, its texts in a row; those without are added to `refused`.
 
     Raises
     ------
@@ -199,15 +204,13 @@ def usable(
     )
     for example in examples:
         try:
-            one = as_conversation(example)
+            texts = sides(example, limits.objective)
         except UnusableRowError as error:
             refused.append(Refusal(example.row, str(error)))
             continue
-        count = (
-            len(one.text) if isinstance(one, PlainText) else sum(len(turn.content) for turn in one.messages)
-        )
+        count = max(map(_characters, texts))
         if count <= most:
-            found.append(one)
+            found += texts
             continue
         reason = f"{count:,} characters, the cut-off is {limits.max_length} tokens"  # never tokenised
         if limits.too_long == "error":
@@ -218,63 +221,54 @@ def usable(
     return found
 
 
-def paired(
-    examples: Sequence[Conversation | PlainText],
-    found: Sequence[Encoded | TemplateError],
-    refused: list[Refusal],
-) -> list[tuple[Conversation | PlainText, Encoded]]:
-    """Each example with its tokens; those that could not be encoded are added to `refused`."""
-    done = []
-    for one, encoded in zip(examples, found, strict=True):
-        if isinstance(encoded, Encoded):
-            done.append((one, encoded))
-        else:
-            refused.append(Refusal(one.row, encoded.message))
-    return done
+def _characters(one: Conversation | PlainText) -> int:
+    return len(one.text) if isinstance(one, PlainText) else sum(len(turn.content) for turn in one.messages)
 
 
 def over_the_limit(
-    example: Conversation | PlainText,
-    encoded: Encoded,
+    texts: Sequence[Conversation | PlainText],
+    encoded: Sequence[Encoded],
     template: Template,
     limits: Limits,
     refused: list[Refusal],
 ) -> list[Encoded]:
     """What is kept of a row that is too long; nothing where it is added to `refused`.
 
+    Parameters
+    ----------
+    texts, encoded
+        What belongs together: a text, or both sides of a pair.
+
     Raises
     ------
     DataError
         When that is an error.
     """
-    from ftkit.data.truncate import shorten
+    from ftkit.data.truncate import shorten, shorten_together
 
-    reason = f"{len(encoded.ids)} tokens, the cut-off is {limits.max_length}"
+    row = texts[0].row
+    reason = f"{max(len(one.ids) for one in encoded)} tokens, the cut-off is {limits.max_length}"
     if limits.too_long == "error":
-        raise DataError(f"Row {example.row} is too long: {reason}.", "Raise data.max_length.")
+        raise DataError(f"Row {row} is too long: {reason}.", "Raise data.max_length.")
     if limits.too_long == "drop":
-        refused.append(Refusal(example.row, reason))
+        refused.append(Refusal(row, reason))
         return []
+
+    def again(part: Conversation | PlainText) -> Encoded:
+        return template.encode(part, train_on(limits.objective))
+
     try:
-        return shorten(
-            example,
-            encoded,
-            lambda part: encode(part, template, limits.objective),
-            limit=limits.max_length,
-            policy=limits.too_long,
-        )
+        if limits.objective.reads != "texts":
+            talks = [one for one in texts if isinstance(one, Conversation)]
+            return shorten_together(talks, again, limit=limits.max_length)
+        return shorten(texts[0], encoded[0], again, limit=limits.max_length, policy=limits.too_long)
     except UnusableRowError as error:
-        refused.append(Refusal(example.row, str(error)))
+        refused.append(Refusal(row, str(error)))
         return []
-
-
-def train_on(objective: Objective) -> str:
-    """Which turns are trained on."""
-    return objective.train_on if isinstance(objective, SFT) else "all"
 
 
 def encode(example: Example, template: Template, objective: Objective) -> Encoded:
-    """One example under `objective`.
+    """One example under `objective`; of a pair the chosen side.
 
     Raises
     ------
@@ -283,12 +277,17 @@ def encode(example: Example, template: Template, objective: Objective) -> Encode
     TemplateError
         When the chat template cannot render it.
     """
-    return template.encode(as_conversation(example), train_on(objective))
+    return encode_sides(example, template, objective)[0]
+
+
+def encode_sides(example: Example, template: Template, objective: Objective) -> list[Encoded]:
+    """All that `objective` reads of one example: of a pair the chosen side, then the rejected one."""
+    return [template.encode(one, train_on(objective)) for one in sides(example, objective)]
 
 
 @dataclass(frozen=True)
 class RowTokens:
-    """A row for display.
+    """A row, or one side of it, for display.
 
     Attributes
     ----------
@@ -298,29 +297,39 @@ class RowTokens:
         All of it as text.
     count, trained
         Tokens of the whole row, and those of them that are trained.
+    side
+        What it is of the row: `chosen` or `rejected`, `rated good` or `rated bad`; else empty.
     """
 
     tokens: list[dict[str, Any]]
     text: str
     count: int
     trained: int
+    side: str = ""
 
 
 def row_tokens(
     example: Example, template: Template, objective: Objective, *, limit: int | None = None
-) -> RowTokens:
-    """The tokens of `encode` for display, the first `limit` of them one by one."""
-    encoded = encode(example, template, objective)
-    tokenizer = template.tokenizer
+) -> list[RowTokens]:
+    """The tokens of `encode_sides` for display, of each side the first `limit` of them one by one."""
+    found = encode_sides(example, template, objective)
+    names = SIDES if together(objective) > 1 else [_RATINGS.get(one.label, "") for one in found]
+    return [_shown(one, template.tokenizer, name, limit) for one, name in zip(found, names, strict=True)]
+
+
+_RATINGS = {GOOD: "rated good", BAD: "rated bad"}
+
+
+def _shown(encoded: Encoded, tokenizer: Any, side: str, limit: int | None) -> RowTokens:
     special = set(tokenizer.all_special_ids)
     ids = encoded.ids.tolist()
     tokens = [
         {"id": token, "text": tokenizer.decode([token]), "trained": trained, "special": token in special}
         for token, trained in zip(ids[:limit], encoded.mask.tolist(), strict=False)
     ]
-    return RowTokens(tokens, tokenizer.decode(ids), len(ids), int(encoded.mask.sum()))
+    return RowTokens(tokens, tokenizer.decode(ids), len(ids), int(encoded.mask.sum()), side)
 
 
 def preview_tokens(example: Example, template: Template, objective: Objective) -> list[dict[str, Any]]:
-    """The tokens of `encode` for display: `id`, `text`, `trained`, `special`."""
-    return row_tokens(example, template, objective).tokens
+    """The tokens of `encode` for display: `id`, `text`, `trained`, `special`; of a pair the chosen side's."""
+    return row_tokens(example, template, objective)[0].tokens

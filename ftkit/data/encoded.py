@@ -17,11 +17,16 @@ TooLong = Literal["drop", "error", "keep_end", "keep_start", "split"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens: `ids` (n,) int32, `mask` (n,) bool, true where the token is trained on."""
+    """A row as tokens: `ids` (n,) int32, `mask` (n,) bool, true where the token is trained on.
+
+    `label` is 1 where the row is a reply rated good, 0 where bad, else -1. Of a pair the chosen side comes
+    first, the rejected one next, both with the number of the row.
+    """
 
     ids: np.ndarray
     mask: np.ndarray
     row: int
+    label: int = -1
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,15 @@ class Conversation:
         The columns that are not part of it.
     tools
         Descriptions of the functions that the assistant may call.
+    label
+        Of a rated reply: 1 where it is good, 0 where it is bad; else -1.
     """
 
     messages: tuple[Message, ...]
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Any, ...] = ()
+    label: int = -1
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,22 @@ def images_of(example: Example) -> tuple[str, ...]:
     return tuple(image for message in turns for image in message.images)
 
 
+def refuse_images(example: Example) -> None:
+    """Let a row without images pass.
+
+    Raises
+    ------
+    UnusableRowError
+        When it has some.
+    """
+    found = images_of(example)
+    if found:
+        raise UnusableRowError(
+            f"it has {len(found)} image{'s' if len(found) > 1 else ''}: training on text alone would teach "
+            "to talk about what cannot be seen"
+        )
+
+
 def as_conversation(example: Example, *, images: bool = False) -> Conversation | PlainText:
     """What supervised fine-tuning learns of an example: of a pair the chosen reply, of rated ones the good.
 
@@ -174,12 +193,8 @@ def as_conversation(example: Example, *, images: bool = False) -> Conversation |
     UnusableRowError
         When there is nothing in it to imitate, or it has images that text alone cannot show.
     """
-    found = images_of(example) if not images else ()
-    if found:
-        raise UnusableRowError(
-            f"it has {len(found)} image{'s' if len(found) > 1 else ''}: training on text alone would teach "
-            "to talk about what cannot be seen"
-        )
+    if not images:
+        refuse_images(example)
     match example:
         case Conversation() | PlainText():
             return example

@@ -32,6 +32,7 @@ class Prepared:
 
     row: int
     conversation: bool
+    label: int = -1
     text: str = ""
     spans: list[tuple[int, int]] = field(default_factory=list)
     error: TemplateError | None = None
@@ -153,7 +154,7 @@ class Template:
         prepared = []
         rendered = self._rendered_together([one for one in examples if isinstance(one, Conversation)])
         for example in examples:
-            one = Prepared(example.row, isinstance(example, Conversation))
+            one = Prepared(example.row, isinstance(example, Conversation), getattr(example, "label", -1))
             try:
                 if isinstance(example, PlainText):
                     one.text = example.text
@@ -250,7 +251,7 @@ class Template:
             tokens, mask = np.append(tokens, np.int32(eos)), np.append(mask, True)
         if train_on == "all":
             mask = np.ones(len(tokens), bool)
-        return Encoded(tokens, mask, one.row)
+        return Encoded(tokens, mask, one.row, one.label)
 
     def _borders(
         self, text: str, ids: list[int], tokens: np.ndarray, spans: Sequence[Span], encoding: Any

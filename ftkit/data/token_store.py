@@ -21,8 +21,8 @@ import numpy as np
 from ftkit.data.encoded import Encoded
 from ftkit.data.entries import ABOUT
 
-_ARRAYS = {"ids": "<i4", "mask": "|b1", "ends": "<i8", "numbers": "<i8"}
-"""The arrays of a folder, each in a file of its own: two of all tokens, two of all rows."""
+_ARRAYS = {"ids": "<i4", "mask": "|b1", "ends": "<i8", "numbers": "<i8", "labels": "|i1"}
+"""The arrays of a folder, each in a file of its own: two of all tokens, three of all rows."""
 
 
 class EncodedRows(Sequence[Encoded]):
@@ -36,10 +36,20 @@ class EncodedRows(Sequence[Encoded]):
         (rows,) where in them each row ends.
     numbers
         (rows,) the row's number in its source.
+    labels
+        (rows,) int8, what each row is rated: see `Encoded`. None: nothing is.
     """
 
-    def __init__(self, ids: np.ndarray, mask: np.ndarray, ends: np.ndarray, numbers: np.ndarray) -> None:
+    def __init__(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray,
+        ends: np.ndarray,
+        numbers: np.ndarray,
+        labels: np.ndarray | None = None,
+    ) -> None:
         self.ids, self.mask, self.ends, self.numbers = ids, mask, ends, numbers
+        self.labels = labels if labels is not None else np.full(len(ends), -1, np.int8)
 
     @classmethod
     def joined(cls, parts: Sequence[Sequence[Encoded]]) -> EncodedRows:
@@ -51,6 +61,7 @@ class EncodedRows(Sequence[Encoded]):
             np.concatenate([part.mask for part in flat] or [np.empty(0, bool)]),
             np.concatenate([part.ends + at for part, at in zip(flat, counts, strict=False)] or [_NONE]),
             np.concatenate([part.numbers for part in flat] or [_NONE]),
+            np.concatenate([part.labels for part in flat] or [np.empty(0, np.int8)]),
         )
 
     def __len__(self) -> int:
@@ -70,12 +81,13 @@ class EncodedRows(Sequence[Encoded]):
         if not 0 <= at < len(self):
             raise IndexError(place)
         start, end = int(self.ends[at - 1]) if at else 0, int(self.ends[at])
-        return Encoded(self.ids[start:end], self.mask[start:end], int(self.numbers[at]))
+        return Encoded(self.ids[start:end], self.mask[start:end], int(self.numbers[at]), int(self.labels[at]))
 
     def __iter__(self) -> Iterator[Encoded]:
         start = 0
-        for end, number in zip(self.ends.tolist(), self.numbers.tolist(), strict=True):
-            yield Encoded(self.ids[start:end], self.mask[start:end], number)
+        about = zip(self.ends.tolist(), self.numbers.tolist(), self.labels.tolist(), strict=True)
+        for end, number, label in about:
+            yield Encoded(self.ids[start:end], self.mask[start:end], number, label)
             start = end
 
     @property
@@ -93,13 +105,15 @@ def _flat(rows: Sequence[Encoded]) -> EncodedRows:
         np.concatenate([row.mask for row in rows]),
         np.cumsum([len(row.ids) for row in rows], dtype=np.int64),
         np.array([row.row for row in rows], np.int64),
+        np.array([row.label for row in rows], np.int8),
     )
 
 
-def lengths(rows: Sequence[Encoded]) -> np.ndarray:
-    """(rows,) tokens of each row, without touching the tokens where the rows know."""
-    if isinstance(rows, EncodedRows):
-        return rows.lengths
+def lengths(rows: Sequence[Any]) -> np.ndarray:
+    """(rows,) tokens of each row, or pair of rows; without touching the tokens where the rows know."""
+    known = getattr(rows, "lengths", None)
+    if known is not None:
+        return np.asarray(known)
     return np.array([len(row.ids) for row in rows], np.int64)
 
 
@@ -134,6 +148,7 @@ class Writer:
         self._write("mask", part.mask)
         self._write("ends", part.ends + self.tokens)
         self._write("numbers", part.numbers)
+        self._write("labels", part.labels)
         self.tokens, self.rows = self.tokens + len(part.ids), self.rows + len(part)
 
     def finish(self, about: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ is split into several; its system message stays with every part. Plain text is c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -44,6 +44,38 @@ def shorten(
     if not learned:
         raise UnusableRowError(f"{len(encoded.ids)} tokens, and no exchange of it fits into {limit}")
     return learned
+
+
+def shorten_together(talks: Sequence[Conversation], encode: Encode, *, limit: int) -> list[Encoded]:
+    """Both sides of a pair, or a rated reply, without so many of their first exchanges that all fit.
+
+    What is compared or rated stands at the end, so the beginning goes, the same of each side.
+
+    Raises
+    ------
+    UnusableRowError
+        When the last exchange of one does not fit.
+    """
+    split = [_exchanges(talk) for talk in talks]
+    most = min(len(exchanges) for _, exchanges in split)
+
+    def without(first: int) -> list[Encoded]:
+        return [
+            encode(replace(talk, messages=(*system, *(turn for part in parts[first:] for turn in part))))
+            for talk, (system, parts) in zip(talks, split, strict=True)
+        ]
+
+    low, high, kept = 1, most, None
+    while low < high:  # by bisection: the fewest that must go
+        middle = (low + high) // 2
+        made = without(middle)
+        if max(len(one.ids) for one in made) > limit:
+            low = middle + 1
+        else:
+            high, kept = middle, made
+    if kept is None:
+        raise UnusableRowError(f"what is compared or rated does not fit into {limit} tokens")
+    return kept
 
 
 def _exchanges(example: Conversation) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:

@@ -42,6 +42,7 @@ def send_chunk(stream: BinaryIO, chunk: Chunk) -> None:
         "refused": [[one.row, one.reason] for one in chunk.refused],
         "shortened": chunk.shortened,
         "numbers": [row.row for row in chunk.rows],
+        "labels": [row.label for row in chunk.rows],
         "lengths": [len(row.ids) for row in chunk.rows],
     }
     send(stream, about)
@@ -72,7 +73,7 @@ def receive_chunk(stream: BinaryIO) -> Chunk | None:
     ends = np.cumsum(lengths, dtype=np.int64)[:-1]
     ids = np.split(np.frombuffer(data, "<i4", total), ends)
     mask = np.split(np.frombuffer(data, "|b1", total, offset=4 * total), ends)
-    rows = [Encoded(*parts) for parts in zip(ids, mask, about["numbers"], strict=False)]
+    rows = [Encoded(*parts) for parts in zip(ids, mask, about["numbers"], about["labels"], strict=False)]
     return Chunk(rows, [Refusal(*one) for one in about["refused"]], about["shortened"])
 
 
@@ -126,6 +127,7 @@ def plain(example: Conversation | PlainText) -> dict[str, Any]:
         "row": example.row,
         "messages": [vars(message) for message in example.messages],
         "tools": example.tools,
+        "label": example.label,
     }
 
 
@@ -133,4 +135,4 @@ def example_of(row: dict[str, Any]) -> Conversation | PlainText:
     if "text" in row:
         return PlainText(row["text"], row["row"])
     messages = (Message(**turn | {"tool_calls": tuple(turn["tool_calls"])}) for turn in row["messages"])
-    return Conversation(tuple(messages), row["row"], tools=tuple(row["tools"]))
+    return Conversation(tuple(messages), row["row"], tools=tuple(row["tools"]), label=row["label"])

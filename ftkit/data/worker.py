@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from ftkit.data.chunks import encode_chunk
+from ftkit.data.chunks import encode_usable
 from ftkit.data.wire import example_of, prepare, receive, send, send_chunk
 from ftkit.errors import DataError
 
@@ -25,7 +25,7 @@ def main() -> None:
     template, limits = prepare(settings)
     while (task := receive(sys.stdin.buffer)) is not None:
         try:
-            chunk = encode_chunk([example_of(row) for row in task["rows"]], template, limits)
+            chunk = encode_usable([example_of(row) for row in task["rows"]], template, limits)
         except DataError as error:
             send(answers, {"error": [error.message, error.advice]})
         else:

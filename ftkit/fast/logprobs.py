@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ftkit.fast import attention, pieces
-from ftkit.fast.loss import Logits, Scores, token_scores
+from ftkit.fast.loss import NOTHING, Extra, Logits, Scores, plain_scores, token_scores
 from ftkit.recipe import Fast
 
 IGNORED = -100
@@ -51,7 +51,9 @@ class LogProbs:
         """(trained tokens of the batch,) float32 log-probabilities, in order."""
         return self.scores(model, batch).logprobs
 
-    def scores(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Scores:
+    def scores(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], extra: Extra = NOTHING
+    ) -> Scores:
         """Log-probability of each trained token of the batch, in order; entropy and hit where at hand."""
         base = _base(model)
         layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
@@ -62,12 +64,11 @@ class LogProbs:
         with attention.packed() if self.packed else contextlib.nullcontext(), _half_precision(base):
             if self.logits is None:
                 made = base(**inputs).logits[:, :-1][trained].float()
-                return Scores(made.log_softmax(-1).gather(1, targets[:, None])[:, 0])
+                return plain_scores(made, targets, extra)
             hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
         head = base.get_output_embeddings()
-        return token_scores(
-            hidden, head.weight, targets, bias=getattr(head, "bias", None), logits=self.logits
-        )
+        bias = getattr(head, "bias", None)
+        return token_scores(hidden, head.weight, targets, bias=bias, logits=self.logits, extra=extra)
 
     def describe(self) -> str:
         """What was chosen, for people: a line."""

@@ -33,15 +33,38 @@ class Logits:
 PLAIN = Logits()
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What an objective needs of each trained token's distribution beside the token's log-probability.
+
+    Attributes
+    ----------
+    smoothing
+        The share s of a target that is spread over the vocabulary: `Scores.smoothed`.
+    top
+        The entropy among so many likeliest tokens: `Scores.top_entropy`.
+    """
+
+    smoothing: float = 0.0
+    top: int = 0
+
+
+NOTHING = Extra()
+
+
 class Scores(NamedTuple):
     """Of each trained token: its log-probability; the distribution's entropy in nats; whether it comes first.
 
-    The last two are None where they would take a pass of their own.
+    These two are None where they would take a pass of their own. By `Extra`, where asked for: `smoothed`,
+    (1 - s) log p(token) + s mean over the vocabulary of log p, through which gradients then go rather than
+    through `logprobs`; and `top_entropy`, in nats, of the likeliest tokens' probabilities among themselves.
     """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor | None = None
     correct: torch.Tensor | None = None
+    smoothed: torch.Tensor | None = None
+    top_entropy: torch.Tensor | None = None
 
 
 def token_scores(
@@ -51,6 +74,7 @@ def token_scores(
     *,
     bias: torch.Tensor | None = None,
     logits: Logits = PLAIN,
+    extra: Extra = NOTHING,
 ) -> Scores:
     """Log-probability of each target under `softmax(logits(hidden @ head.T + bias))`, and more.
 
@@ -70,7 +94,29 @@ def token_scores(
     Scores
         (n,) each; `logprobs` in float32 (float64 for float64), differentiable in `hidden`, `head` and `bias`.
     """
-    return Scores(*_TokenScores.apply(hidden, head, targets, bias, logits))
+    beside: dict[str, torch.Tensor] = {}
+    value = _TokenScores.apply(hidden, head, targets, bias, logits, extra, beside)
+    return Scores(**({"smoothed": value} if extra.smoothing else {"logprobs": value}), **beside)
+
+
+def plain_scores(made: torch.Tensor, targets: torch.Tensor, extra: Extra = NOTHING) -> Scores:
+    """The same of all logits at once, (n, vocab_size), by plain autograd."""
+    logprobs = made.log_softmax(-1)
+    value = logprobs.gather(1, targets[:, None])[:, 0]
+    top = top_entropy(made.detach(), extra.top) if extra.top else None
+    if not extra.smoothing:
+        return Scores(value, top_entropy=top)
+    smoothed = (1 - extra.smoothing) * value + extra.smoothing * logprobs.mean(-1)
+    return Scores(value.detach(), smoothed=smoothed, top_entropy=top)
+
+
+def top_entropy(made: torch.Tensor, count: int, logits: Logits = PLAIN) -> torch.Tensor:
+    """(n,) entropy in nats among the `count` likeliest tokens of each row of the head's outputs."""
+    highest = made.topk(min(count, made.shape[-1]), dim=-1).values.float() * logits.scale
+    if logits.softcap:
+        highest = logits.softcap * torch.tanh(highest / logits.softcap)
+    logprobs = highest.log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def reference_logprobs(
@@ -99,20 +145,25 @@ class _TokenScores(torch.autograd.Function):
         targets: torch.Tensor,
         bias: torch.Tensor | None,
         logits: Logits,
-    ) -> tuple[torch.Tensor, ...]:
+        extra: Extra,
+        beside: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         parts = []
         for part in _slices(len(targets), head):
-            scores, residual = _score(hidden[part], head, targets[part], bias, logits, slope is not None)
+            scores, residual = _score(
+                hidden[part], head, targets[part], bias, logits, extra, slope is not None
+            )
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
-        ctx.logits = logits
-        made = tuple(map(torch.cat, zip(*parts, strict=True)))
-        ctx.mark_non_differentiable(*made[1:])
-        return made
+        ctx.logits, ctx.extra = logits, extra
+        made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        value = made.pop("smoothed" if extra.smoothing else "logprobs")
+        beside |= made
+        return value
 
     @staticmethod
     @once_differentiable
@@ -121,17 +172,17 @@ class _TokenScores(torch.autograd.Function):
         slope, *kept = ctx.saved_tensors
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
         if not kept:
-            return to_hidden, None, None, None, None
+            return to_hidden, None, None, None, None, None, None
         hidden, head, targets, bias = kept
         to_head = torch.zeros_like(head, dtype=grad.dtype)
         to_bias = None if bias is None else torch.zeros_like(bias)
         for part in _slices(len(targets), head):
-            _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, True)
+            _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
             residual *= grad[part, None].to(residual.dtype)
             to_head += residual.T @ hidden[part].to(head.dtype)
             if to_bias is not None:
                 to_bias += residual.sum(0).to(to_bias.dtype)
-        return to_hidden, to_head.to(head.dtype), None, to_bias, None
+        return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 
 def _score(
@@ -140,11 +191,15 @@ def _score(
     targets: torch.Tensor,
     bias: torch.Tensor | None,
     logits: Logits,
+    extra: Extra,
     with_slope: bool,
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """The scores of one slice that are had in one pass; the slope of the first in the head's outputs."""
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The scores of a slice that are had in one pass; the slope of what is learned in the head's outputs."""
     made = hidden.to(head.dtype) @ head.T
-    if bias is None and compiled.available(made):
+    scores: dict[str, torch.Tensor] = {}
+    if extra.top:
+        scores["top_entropy"] = top_entropy(made if bias is None else made + bias, extra.top, logits)
+    if bias is None and not extra.smoothing and compiled.available(made):
         n = len(targets)
         out, entropy = torch.empty(n), torch.empty(n)
         best = torch.empty(n, dtype=torch.int64)
@@ -152,7 +207,7 @@ def _score(
             "logprobs", made, targets.contiguous(), float(logits.scale), float(logits.softcap),
             out, entropy, best, int(with_slope), n, made.shape[-1],
         )  # fmt: skip
-        return (out, entropy, best == targets), made
+        return scores | {"logprobs": out, "entropy": entropy, "correct": best == targets}, made
     made = made.to(torch.promote_types(head.dtype, torch.float32))
     made = made if bias is None else made.add_(bias)
     if logits.scale != 1:
@@ -162,15 +217,20 @@ def _score(
         made = logits.softcap * (inner := torch.tanh(made / logits.softcap))
     index = targets[:, None]
     total = made.logsumexp(-1, keepdim=True)
-    out = (made.gather(1, index) - total)[:, 0]
+    scores["logprobs"] = out = (made.gather(1, index) - total)[:, 0]
+    share = extra.smoothing
+    if share:
+        scores["smoothed"] = (1 - share) * out + share * (made.mean(-1) - total[:, 0])
     if with_slope:
         made.sub_(total).exp_().neg_()
-        made.scatter_add_(1, index, torch.ones_like(index, dtype=made.dtype))
+        made.scatter_add_(1, index, torch.full_like(index, 1 - share, dtype=made.dtype))
+        if share:
+            made += share / made.shape[-1]
         if inner is not None:
             made *= 1 - inner**2
         if logits.scale != 1:
             made *= logits.scale
-    return (out,), made.to(head.dtype)
+    return scores, made.to(head.dtype)
 
 
 def _slices(count: int, head: torch.Tensor) -> list[slice]:

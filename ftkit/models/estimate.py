@@ -107,7 +107,8 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     recipe
         The fine-tune.
     row_tokens
-        Mean length of the training rows, where the data has been looked at already.
+        Mean length of the training rows, both sides of a pair together, where the data has been looked at
+        already.
     """
     device = probe(recipe.compute.device)
     try:
@@ -119,7 +120,8 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     if recipe.compute.device == "cuda" and device.kind != "cuda":
         return _unknown(device, "The recipe asks for a CUDA GPU, and there is none on this machine.")
     tokens = row_tokens or _STARTER_ROWS.get(recipe.data.source) or _UNKNOWN_ROWS
-    tokens = min(tokens, recipe.data.max_length)
+    texts = 2 if recipe.objective.reads == "pairs" else 1
+    tokens = min(tokens, texts * recipe.data.max_length)
     trainable = _trainable(found, recipe)
     level, parts = _level(found, recipe, device, tokens, trainable)
     peak = sum(parts.values())

@@ -1,8 +1,8 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
 from ftkit.recipe._base import Section
+from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Objective, Pretraining, SimPO
 from ftkit.recipe.schema import (
-    SFT,
     Compute,
     Data,
     Fast,
@@ -11,9 +11,7 @@ from ftkit.recipe.schema import (
     Method,
     Mix,
     Model,
-    Objective,
     Output,
-    Pretraining,
     Recipe,
     Source,
     Training,
@@ -21,6 +19,10 @@ from ftkit.recipe.schema import (
 )
 
 __all__ = [
+    "CPO",
+    "DPO",
+    "KTO",
+    "ORPO",
     "SFT",
     "Compute",
     "Data",
@@ -35,6 +37,7 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "Section",
+    "SimPO",
     "Source",
     "Training",
     "why_not_unsloth",

@@ -14,12 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
-from ftkit.recipe._base import Section
+from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
+from ftkit.recipe.objectives import SFT, Objective
 from ftkit.recipe.rows import are_rows, save_rows
-
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Model(Section):
@@ -123,23 +120,6 @@ class FullFineTuning(Section):
 
 
 Method = Annotated[LoRA | FullFineTuning, Field(discriminator="type")]
-
-
-class SFT(Section):
-    """Supervised fine-tuning: learn the assistant's replies."""
-
-    type: Literal["sft"] = "sft"
-    train_on: Literal["assistant", "last", "all"] = "assistant"
-    """Which tokens the loss is taken over: every assistant turn, the last one only, or everything."""
-
-
-class Pretraining(Section):
-    """Continued pre-training: learn every token of plain text."""
-
-    type: Literal["pretraining"] = "pretraining"
-
-
-Objective = Annotated[SFT | Pretraining, Field(discriminator="type")]
 
 
 class Training(Section):
@@ -417,10 +397,14 @@ def _explain(error: ValidationError) -> str:
     """Every problem of a pydantic error on a line of its own: path, what is wrong, the value given."""
     lines = []
     for problem in error.errors():
-        path = ".".join(
-            str(part) for part in problem["loc"] if part not in {"lora", "full", "sft", "pretraining"}
-        )
+        path = ".".join(map(str, _without_type(problem["loc"])))
         what = problem["msg"].removeprefix("Value error, ")
         given = "" if problem["type"] in {"value_error", "missing"} else f" (given: {problem['input']!r:.80})"
         lines.append(f"{path or 'recipe'}: {what}{given}")
     return "\n".join(lines)
+
+
+def _without_type(location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where a problem is, in the Recipe's own words: pydantic also names the class of a union by its type."""
+    field = Recipe.model_fields.get(str(location[0])) if location else None
+    return location if field is None or field.discriminator is None else (location[0], *location[2:])

@@ -18,8 +18,11 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
 - `train`: `step`, `epoch`, `loss` (nats a trained token), `accuracy` (the share of trained tokens that the
   model finds likeliest) and `entropy` (nats), null where the loss does not know them; `learning_rate`,
   `grad_norm`, `tokens` and `trained_tokens` (so far), `step_tokens` and `step_trained_tokens` (of this step),
-  `tokens_per_second`, `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out)
-- `eval`: `step`, `epoch`, `loss`, `accuracy`, `entropy`, `seconds`
+  `tokens_per_second`, `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out); of
+  preferences also `chosen_reward`, `rejected_reward` and `margin` (the first less the second),
+  `chosen_logprob` and `rejected_logprob` (nats a reply), `pair_accuracy` (the share of pairs whose chosen
+  reply has the higher reward), and of rated replies `kl` (the reference point, nats)
+- `eval`: `step`, `epoch`, `loss`, `seconds`, and of the above `accuracy`, `entropy` and all of preferences
 - `checkpoint`: `step`, `path` (inside the run folder)
 - `note`: `level` (`info`, `warning` or `error`), `text`
 """

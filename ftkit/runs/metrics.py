@@ -19,6 +19,17 @@ METRICS = (
     "accuracy",
     "eval_accuracy",
     "entropy",
+    "margin",
+    "eval_margin",
+    "pair_accuracy",
+    "eval_pair_accuracy",
+    "chosen_reward",
+    "rejected_reward",
+    "chosen_logprob",
+    "eval_chosen_logprob",
+    "rejected_logprob",
+    "eval_rejected_logprob",
+    "kl",
     "learning_rate",
     "grad_norm",
     "tokens_per_second",
@@ -26,6 +37,7 @@ METRICS = (
     "gpu_memory_gb",
     "elapsed",
 )
+_OF_EVAL = tuple(name for name in METRICS if name.startswith("eval_"))
 _OF_TRAIN = tuple(name for name in METRICS if name != "step" and not name.startswith("eval_"))
 
 
@@ -57,8 +69,8 @@ class _Rows:
                 self._set(name, row, event.get(name))
         elif kind == "eval":
             row = self._row(int(event["step"]))
-            self._set("eval_loss", row, event.get("loss"))
-            self._set("eval_accuracy", row, event.get("accuracy"))
+            for name in _OF_EVAL:
+                self._set(name, row, event.get(name.removeprefix("eval_")))
             self._set("epoch", row, event.get("epoch"))
         elif kind == "steps":  # training starts, or starts again: what came after that step did not happen
             kept = bisect_left(self._steps, int(event["step"]) + 1)

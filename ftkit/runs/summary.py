@@ -21,6 +21,8 @@ NOTES_KEPT = 200
 TRAIN_CURVES = (
     "loss",
     "accuracy",
+    "margin",
+    "pair_accuracy",
     "learning_rate",
     "grad_norm",
     "memory_gb",
@@ -28,7 +30,12 @@ TRAIN_CURVES = (
     "tokens_per_second",
 )
 """Curves of `train` events, by the event's field."""
-EVAL_CURVES = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
+EVAL_CURVES = {
+    "eval_loss": "loss",
+    "eval_accuracy": "accuracy",
+    "eval_margin": "margin",
+    "eval_pair_accuracy": "pair_accuracy",
+}
 """Curves of `eval` events and the event's field."""
 
 

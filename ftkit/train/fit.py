@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,12 +15,16 @@ import numpy as np
 from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
+from ftkit.data.sides import together as row_texts
 from ftkit.recipe import Fast, Recipe
 from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 
 if TYPE_CHECKING:
+    from ftkit.data import Encoded
+    from ftkit.fast.logprobs import LogProbs
     from ftkit.models.load import LoadedModel
+    from ftkit.train.objectives.base import Known
     from ftkit.train.trainer import FtkitTrainer
 
 ROLL_BACKS = 3
@@ -103,17 +107,18 @@ def fit(
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
     sink.emit("environment", facts=_environment(loaded, way.describe(), backend))
     held_out = evaluation.rows if evaluation else []
+    reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
 
     def make(rate_scale: float | None) -> FtkitTrainer:
         return FtkitTrainer(
-            loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute, rate_scale
+            loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute, rate_scale, reference
         )
 
     trainer = make(None)
     sink.emit(
         "plan",
-        train_rows=len(train.rows),
-        eval_rows=len(held_out),
+        train_rows=len(trainer.train_dataset),
+        eval_rows=len(trainer.eval_dataset or ()),
         train_tokens=train.tokens,
         trained_tokens=train.trained_tokens,
         batches=len(trainer.batches),
@@ -253,11 +258,42 @@ def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink) -> str:
         return asked
     from ftkit.models.estimate import recomputation
 
-    long = int(np.quantile(train.lengths, 0.95, method="lower"))
+    together = train.lengths.reshape(-1, row_texts(recipe.objective)).sum(1)
+    long = int(np.quantile(together, 0.95, method="lower"))
     chosen, why = recomputation(recipe, row_tokens=long)
     if chosen != "off":
         sink.emit("note", level="info", text=why)
     return chosen
+
+
+def _reference(
+    recipe: Recipe,
+    loaded: LoadedModel,
+    way: LogProbs,
+    parts: tuple[Sequence[Encoded], Sequence[Encoded]],
+    folder: Path,
+    progress: _Stages,
+    sink: Sink,
+) -> tuple[Known | None, Known | None]:
+    """What the model says of training and held-out rows before training, where it cannot be asked later."""
+    from ftkit.train.objectives import choose as choose_objective
+    from ftkit.train.reference import FILE, is_the_base, remember
+    from ftkit.train.trainer import layout
+
+    objective, lay = choose_objective(recipe), layout(loaded, way)
+    if not objective.needs_reference or is_the_base(loaded, way, parts[0][0], lay):
+        return None, None
+    text = "Before training the model is asked about every row: these answers are what it is held to."
+    sink.emit("note", level="info", text=text)
+    train, held_out = (objective.read_by_reference(rows) for rows in parts)
+    asked = {f"train.{name}": rows for name, rows in train.items()}
+    asked |= {f"held_out.{name}": rows for name, rows in held_out.items()}
+    budget = recipe.training.batch_tokens or recipe.training.batch_size * recipe.data.max_length
+    found = remember(loaded, way, asked, lay, batch_tokens=budget, file=folder / FILE, progress=progress)
+    return (
+        {name: found[f"train.{name}"] for name in train},
+        {name: found[f"held_out.{name}"] for name in held_out},
+    )
 
 
 def _longest(train: EncodedSet) -> dict[str, int]:

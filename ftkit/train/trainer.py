@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,29 @@ from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
 from ftkit.errors import RunError
 from ftkit.fast.logprobs import LogProbs
-from ftkit.fast.loss import Scores
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import Recipe, Training
 from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
-from ftkit.train.objectives.likelihood import negative_log_likelihood
+from ftkit.train.objectives import Outcome, choose
+from ftkit.train.objectives.base import Known, Lay, trained_tokens
 from ftkit.train.protocol import Control, Sink
+from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
 
 class FtkitTrainer(Trainer):
-    """A Trainer whose loss comes from `LogProbs` and whose steps take turns with other users of the model."""
+    """A Trainer whose loss an `Objective` makes, and whose steps take turns with other users of the model.
+
+    Parameters
+    ----------
+    reference
+        What the model said before training of the training and of the held-out rows, where its objective
+        needs it and it cannot be asked any more.
+    """
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class FtkitTrainer(Trainer):
         control: Control,
         recompute: str = "off",
         rate_scale: float | None = None,
+        reference: tuple[Known | None, Known | None] = (None, None),
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -74,16 +84,17 @@ class FtkitTrainer(Trainer):
         self.checkpoints = checkpoints_of(recipe, folder)
         self.last_eval: tuple[int, float] | None = None
         self.tally = Tally()
-        self.batches = batches(recipe.training, rows, logprobs)
-        collator: Callable[..., dict[str, torch.Tensor]] = (
-            PackedCollator() if logprobs.packed else PaddedCollator(loaded.tokenizer.pad_token_id)
-        )
+        self.objective = choose(recipe)
+        self.passes = ModelPasses(loaded, logprobs)
+        items = self.objective.items(rows, reference[0])
+        held_out = self.objective.items(eval_rows, reference[1]) if len(eval_rows) else None
+        self.batches = batches(recipe.training, items, logprobs)
         super().__init__(
             model=loaded.model,
-            args=_arguments(recipe, loaded, len(self.batches), bool(eval_rows), folder, recompute),
-            data_collator=collator,
-            train_dataset=rows,
-            eval_dataset=eval_rows or None,
+            args=_arguments(recipe, loaded, len(self.batches), bool(held_out), folder, recompute),
+            data_collator=partial(self.objective.collate, lay=layout(loaded, logprobs)),
+            train_dataset=items,
+            eval_dataset=held_out,
             callbacks=[_Reporter(self, sink, control)],
         )
         self.model_accepts_loss_kwargs = True
@@ -118,32 +129,42 @@ class FtkitTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean over the trained tokens of the whole optimizer step."""
-        scores = self.logprobs.scores(model, inputs)
-        here = len(scores.logprobs)
+        """Each term of the objective as a mean over the whole optimizer step."""
+        outcome = self.objective.outcome(self.passes, inputs)
         self.counted.tokens += _useful_tokens(inputs)
-        self.counted.trained_tokens += here
-        self.tally.add(scores)
-        trained = num_items_in_batch if num_items_in_batch is not None else here
-        loss = negative_log_likelihood(scores.logprobs, trained)
+        self.counted.trained_tokens += trained_tokens(inputs)
+        self.tally.add(outcome)
+        counts: Any = num_items_in_batch
+        if counts is None:
+            counts = self._get_num_items_in_batch([inputs], self.args.device)
+        loss = sum(term / count for term, count in zip(outcome.terms, counts, strict=True))
         return (loss, None) if return_outputs else loss
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Of how much each term of the loss is the mean: summed over the passes of a step, at least 1."""
+        counts = [self.objective.counts(batch) for batch in batch_samples]
+        return torch.tensor(counts, device=device).sum(0).clamp(min=1) if counts else None
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss over the held-out rows' trained tokens, in nats; other users get turns in between."""
+        """Loss over all held-out rows, whatever their batches; other users get turns in between."""
         started = time.perf_counter()
         model = self.model
-        total, tally = 0.0, Tally()
+        terms: list[float] = []
+        counts: list[float] = []
+        tally = Tally()
         was_training = model.training
         for batch in self.get_eval_dataloader():
             if self.wishes.stopping:
                 return {}
             with self.gate.turn("evaluation"), torch.no_grad():
                 model.eval()
-                scores = self.logprobs.scores(model, self._prepare_inputs(batch))
-                total -= scores.logprobs.sum().item()
-                tally.add(scores)
+                inputs = self._prepare_inputs(batch)
+                outcome = self.objective.outcome(self.passes, inputs)
+                terms = _added(terms, [term.item() for term in outcome.terms])
+                counts = _added(counts, self.objective.counts(inputs))
+                tally.add(outcome)
                 model.train(was_training)
-        loss = total / max(tally.count, 1)
+        loss = sum(term / max(count, 1) for term, count in zip(terms, counts, strict=True))
         seconds = time.perf_counter() - started
         self.sink.emit(
             "eval",
@@ -265,24 +286,28 @@ class BadLossError(RunError):
 
 
 class Tally:
-    """What falls out of the loss's own pass beside it, summed on the device and read when it is told."""
+    """What is told beside the loss, summed on the device and read when it is told."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self._correct: torch.Tensor | None = None
-        self._entropy: torch.Tensor | None = None
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, scores: Scores) -> None:
-        """Take in the trained tokens of one forward pass."""
-        self.count += len(scores.logprobs)
-        if scores.correct is not None and scores.entropy is not None:
-            self._correct = scores.correct.sum() + (0 if self._correct is None else self._correct)
-            self._entropy = scores.entropy.sum() + (0 if self._entropy is None else self._entropy)
+    def add(self, outcome: Outcome) -> None:
+        """Take in what one pass has to tell."""
+        for name, (total, count) in outcome.figures.items():
+            self._sums[name] = total + self._sums[name] if name in self._sums else total
+            self._counts[name] = self._counts.get(name, 0) + count
 
     def means(self) -> dict[str, float | None]:
-        """`accuracy` (share of tokens found likeliest) and `entropy` (nats); None where not known."""
-        sums = {"accuracy": self._correct, "entropy": self._entropy}
-        return {name: None if total is None else float(total) / self.count for name, total in sums.items()}
+        """Each figure's mean; `accuracy` and `entropy` of tokens are None where they are not known."""
+        made: dict[str, float | None] = {"accuracy": None, "entropy": None}
+        made |= {
+            name: float(total) / count for name, total in self._sums.items() if (count := self._counts[name])
+        }
+        chosen, rejected = made.get("chosen_reward"), made.get("rejected_reward")
+        if chosen is not None and rejected is not None:
+            made["margin"] = chosen - rejected
+        return made
 
 
 class _Reporter(TrainerCallback):
@@ -455,9 +480,20 @@ def total_steps(settings: Training, batches_an_epoch: int) -> int:
     return max(1, math.ceil(steps * settings.epochs))
 
 
-def _useful_tokens(inputs: dict[str, torch.Tensor]) -> int:
+def _added(sums: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [a + b for a, b in zip(sums or [0.0] * len(more), more, strict=True)]
+
+
+def layout(loaded: LoadedModel, logprobs: LogProbs) -> Lay:
+    """How rows are laid out for a pass."""
+    return PackedCollator() if logprobs.packed else PaddedCollator(loaded.tokenizer.pad_token_id)
+
+
+def _useful_tokens(inputs: dict[str, Any]) -> int:
+    """Tokens of the batch and of a batch inside it, padding left out."""
     mask = inputs.get("attention_mask")
-    return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+    own = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+    return own + sum(_useful_tokens(inner) for inner in inputs.values() if isinstance(inner, dict))
 
 
 def _recomputation(on: bool) -> dict[str, Any]:

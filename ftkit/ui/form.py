@@ -22,16 +22,28 @@ from ftkit.ui.workspace import Workspace
 
 _LABELS = {
     "dtype": "Precision",
+    "ld_alpha": "Weight of the longer reply's rest",
     "lora": "LoRA",
     "mlp": "feed-forward",
     "lr_scheduler": "Learning rate schedule",
     "max_grad_norm": "Max gradient norm",
+    "sft_weight": "Weight of learning the chosen",
     "too_long": "Rows that are too long",
     "train_on": "Train on",
     "use_dora": "DoRA",
     "use_rslora": "rsLoRA",
 }
-_TYPES = {"lora": "LoRA", "full": "Full fine-tuning", "sft": "Chat (supervised)", "pretraining": "Plain text"}
+_TYPES = {
+    "lora": "LoRA",
+    "full": "Full fine-tuning",
+    "sft": "Chat (supervised)",
+    "pretraining": "Plain text",
+    "dpo": "Preference pairs (DPO)",
+    "orpo": "Preference pairs (ORPO)",
+    "simpo": "Preference pairs (SimPO)",
+    "cpo": "Preference pairs (CPO)",
+    "kto": "Rated replies (KTO)",
+}
 
 
 def label(name: str) -> str:

@@ -61,7 +61,9 @@ class RowsBrowser(widgets.VBox):
         self._narrowed_row = row(self.narrowed, self.all_rows)
         self._narrowed_row.layout.display = "none"
         self.table = RowTable(self.step, self._clicked, page=PAGE)
-        self.view = TokenView(on_step=self.step, layout=widgets.Layout(display="none"))
+        self.view, self.other_view = (
+            TokenView(on_step=self.step, layout=widgets.Layout(display="none")) for _ in range(2)
+        )
         self.note = widgets.HTML()
         super().__init__(
             [
@@ -69,6 +71,7 @@ class RowsBrowser(widgets.VBox):
                 self._narrowed_row,
                 self.table,
                 self.view,
+                self.other_view,
                 self.note,
             ]
         )
@@ -239,8 +242,9 @@ class RowsBrowser(widgets.VBox):
 
     def _draw_tokens(self) -> None:
         self.note.value = ""
+        for view in (self.view, self.other_view):
+            view.layout.display = "none"
         if self._chat is None or self._objective is None or not len(self.places):
-            self.view.layout.display = "none"
             return
         from ftkit.data.encode import row_tokens
         from ftkit.data.example import UnusableRowError
@@ -252,17 +256,16 @@ class RowsBrowser(widgets.VBox):
                 raise UnusableRowError("it is too long to be shown token by token")
             found = row_tokens(example, self._chat, self._objective, limit=TOKENS_SHOWN)
         except UnusableRowError as error:
-            self.view.layout.display = "none"
             self.note.value = markup.note(f"Row {self.at + 1} is not shown as tokens: {error}.", "warn")
             return
         except Exception as error:  # noqa: BLE001 - a template may fail in any way; the row says how
-            self.view.layout.display = "none"
             self.note.value = markup.failure(error)
             return
-        with self.view.hold_trait_notifications():
-            self.view.label = f"Row {self.at + 1} as the model reads it"
-            self.view.text = found.text
-            self.view.count = found.count
-            self.view.trained = found.trained
-            self.view.tokens = found.tokens
-        self.view.layout.display = None
+        for view, side in zip((self.view, self.other_view), found, strict=False):
+            with view.hold_trait_notifications():
+                view.label = f"Row {self.at + 1}{side.side and f', {side.side},'} as the model reads it"
+                view.text = side.text
+                view.count = side.count
+                view.trained = side.trained
+                view.tokens = side.tokens
+            view.layout.display = None

@@ -83,3 +83,39 @@ def test_packed_rows_give_the_logprobs_of_separate_rows(config: object) -> None:
         "cu_seqlens": starts,
     }
     torch.testing.assert_close(way(model, batch), torch.cat(separate), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bend", [loss.PLAIN, loss.Logits(0.5, 3.0)], ids=["plain", "bent"])
+@pytest.mark.parametrize("extra", [loss.Extra(smoothing=0.2), loss.Extra(top=5)], ids=str)
+def test_what_an_objective_needs_beside_equals_plain_autograd(
+    bias: bool, bend: loss.Logits, extra: loss.Extra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "LEAST_ROWS", 4)
+    monkeypatch.setattr(loss, "SLICE_BYTES", 1)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(11, 8), torch.randn(29, 8)
+    offset = torch.randn(29) if bias else None
+    targets = torch.randint(29, (11,))
+    weights = torch.rand(11)
+    results = []
+    for fused in (True, False):
+        leaves = [one.clone().requires_grad_(True) for one in (hidden, head)]
+        if fused:
+            scores = loss.token_scores(*leaves, targets, bias=offset, logits=bend, extra=extra)
+        else:
+            made = leaves[0] @ leaves[1].T + (0 if offset is None else offset)
+            made = made * bend.scale
+            made = bend.softcap * torch.tanh(made / bend.softcap) if bend.softcap else made
+            scores = loss.plain_scores(made, targets, extra)
+        learned = scores.logprobs if scores.smoothed is None else scores.smoothed
+        (learned * weights).sum().backward()
+        results.append((scores, [leaf.grad for leaf in leaves]))
+    (ours, slopes), (plain, wanted) = results
+    torch.testing.assert_close(ours.logprobs.detach(), plain.logprobs.detach())
+    for one, other in ((ours.smoothed, plain.smoothed), (ours.top_entropy, plain.top_entropy)):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one.detach(), other.detach())
+    for slope, want in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(slope, want, atol=1e-5, rtol=1e-5)

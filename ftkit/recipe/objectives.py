@@ -1,0 +1,143 @@
+"""What is learned of the rows: the objectives, each with the settings that are its own and its paper named.
+
+`reads` says what an objective needs of a row: `texts` to imitate, `pairs` of a better and a worse reply,
+or `rated` replies.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ftkit.recipe._base import Section
+
+Reads = Literal["texts", "pairs", "rated"]
+Beta = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Doubt = Annotated[float, Field(ge=0.0, lt=0.5)]
+
+
+class SFT(Section):
+    """Supervised fine-tuning: learn the assistant's replies (Ouyang et al. 2022, arXiv:2203.02155)."""
+
+    reads: ClassVar[Reads] = "texts"
+    type: Literal["sft"] = "sft"
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens the loss is taken over: every assistant turn, the last one only, or everything."""
+    loss: Literal["likelihood", "dft", "eaft"] = "likelihood"
+    """How much each token weighs: all the same; by its own probability, so that what the model finds absurd
+    teaches less (DFT, arXiv:2508.05629); or by the model's uncertainty there (EAFT, arXiv:2601.02151)."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target spread over the whole vocabulary (Szegedy et al. 2015, arXiv:1512.00567)."""
+
+    @model_validator(mode="after")
+    def _smoothing_goes_with_the_likelihood(self) -> SFT:
+        if self.label_smoothing and self.loss != "likelihood":
+            raise ValueError(
+                f"label_smoothing ({self.label_smoothing:g}) goes with loss 'likelihood', not with "
+                f"{self.loss!r}: set one of them back"
+            )
+        return self
+
+
+class Pretraining(Section):
+    """Continued pre-training: learn every token of plain text (Gururangan et al. 2020, arXiv:2004.10964)."""
+
+    reads: ClassVar[Reads] = "texts"
+    type: Literal["pretraining"] = "pretraining"
+
+
+class DPO(Section):
+    """Prefer the chosen reply to the rejected, near a reference (Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    reads: ClassVar[Reads] = "pairs"
+    type: Literal["dpo"] = "dpo"
+    beta: Beta = 0.1
+    """How strongly the model is held to the reference: higher stays closer. IPO's tau."""
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] = "sigmoid"
+    """Shape of the loss: DPO's own; hinge (SLiC, arXiv:2305.10425); squared, per token (IPO,
+    arXiv:2310.12036); or corrected for wrong labels (robust DPO, arXiv:2403.00409)."""
+    label_smoothing: Doubt = 0.0
+    """Share of the pairs that are taken to be labelled the wrong way round: for `sigmoid` and `robust`."""
+    sft_weight: Weight = 0.0
+    """Weight of learning the chosen reply as such beside the preference (RPO, arXiv:2404.19733)."""
+    ld_alpha: Annotated[float | None, Field(ge=0.0, le=1.0)] = None
+    """How much the tokens count by which one reply is longer than the other (LD-DPO, arXiv:2409.06411).
+    Empty: as much as the others."""
+
+    @model_validator(mode="after")
+    def _doubt_goes_with_the_loss(self) -> DPO:
+        if self.label_smoothing and self.loss not in {"sigmoid", "robust"}:
+            raise ValueError(
+                f"label_smoothing ({self.label_smoothing:g}) has no effect with loss {self.loss!r}: "
+                "take 'sigmoid' or 'robust', or set it to 0"
+            )
+        return self
+
+
+class ORPO(Section):
+    """Learn the chosen reply and prefer it by its odds (Hong et al. 2024, arXiv:2403.07691). No reference."""
+
+    reads: ClassVar[Reads] = "pairs"
+    type: Literal["orpo"] = "orpo"
+    beta: Beta = 0.1
+    """Weight of the preference beside learning the chosen reply; the paper's lambda."""
+
+
+class SimPO(Section):
+    """Make the chosen reply likelier per token, by a margin (SimPO, Meng et al. 2024, arXiv:2405.14734)."""
+
+    reads: ClassVar[Reads] = "pairs"
+    type: Literal["simpo"] = "simpo"
+    beta: Beta = 2.0
+    """Scale of the reward: the mean log-probability of a reply's tokens times this."""
+    gamma: Weight = 1.0
+    """By how much the chosen reply's reward should lead."""
+    sft_weight: Weight = 0.0
+    """Weight of learning the chosen reply as such beside the preference."""
+
+
+class CPO(Section):
+    """Learn the chosen reply and prefer it (Xu et al. 2024, arXiv:2401.08417). No reference."""
+
+    reads: ClassVar[Reads] = "pairs"
+    type: Literal["cpo"] = "cpo"
+    beta: Beta = 0.1
+    """Scale of the difference of the replies' log-probabilities."""
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """Shape of the loss: see DPO."""
+    sft_weight: Weight = 1.0
+    """Weight of learning the chosen reply as such beside the preference."""
+    label_smoothing: Doubt = 0.0
+    """Share of the pairs that are taken to be labelled the wrong way round: for `sigmoid`."""
+
+    @model_validator(mode="after")
+    def _doubt_goes_with_the_loss(self) -> CPO:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(
+                f"label_smoothing ({self.label_smoothing:g}) has no effect with loss {self.loss!r}: "
+                "take 'sigmoid', or set it to 0"
+            )
+        return self
+
+
+class KTO(Section):
+    """Learn from replies rated good or bad, each by itself (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+    reads: ClassVar[Reads] = "rated"
+    type: Literal["kto"] = "kto"
+    beta: Beta = 0.1
+    """How strongly the model is held to the reference: higher stays closer."""
+    desirable_weight: Weight = 1.0
+    """Weight of the good replies: raise it where they are few."""
+    undesirable_weight: Weight = 1.0
+    """Weight of the bad replies: raise it where they are few."""
+    sft_weight: Weight = 0.0
+    """Weight of learning the good replies as such beside the preference."""
+
+
+Objective = Annotated[
+    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO,
+    Field(discriminator="type"),
+]
