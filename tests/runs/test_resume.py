@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -197,18 +198,13 @@ def test_a_bad_loss_rolls_back_to_the_last_good_checkpoint_at_a_lower_rate(
 ) -> None:
     from ftkit.train import trainer
 
-    real = trainer.negative_log_likelihood
+    real, calls = trainer.FtkitTrainer.compute_loss, itertools.count(1)
 
-    def spoilt(logprobs: torch.Tensor, trained: Any) -> torch.Tensor:
-        loss = real(logprobs, trained)
-        if torch.is_grad_enabled():
-            spoilt.calls += 1  # type: ignore[attr-defined]
-            if spoilt.calls in (7, 10):  # type: ignore[attr-defined]
-                return loss * float("nan")
-        return loss
+    def spoilt(self: Any, *given: Any, **more: Any) -> Any:
+        loss = real(self, *given, **more)
+        return loss * float("nan") if next(calls) in (7, 10) else loss
 
-    spoilt.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(trainer, "negative_log_likelihood", spoilt)
+    monkeypatch.setattr(trainer.FtkitTrainer, "compute_loss", spoilt)
     run = ftkit.start(
         recipe(training__on_bad_loss="roll_back", training__lr_scheduler="constant", training__warmup=0)
     )
@@ -227,9 +223,9 @@ def test_a_run_that_keeps_going_wrong_fails_with_its_reason(
 ) -> None:
     from ftkit.train import trainer
 
-    real = trainer.negative_log_likelihood
+    real = trainer.FtkitTrainer.compute_loss
     monkeypatch.setattr(
-        trainer, "negative_log_likelihood", lambda logprobs, trained: real(logprobs, trained) * float("nan")
+        trainer.FtkitTrainer, "compute_loss", lambda *given, **more: real(*given, **more) * float("nan")
     )
     for on_bad_loss in ("stop", "roll_back"):
         run = ftkit.start(recipe(training__on_bad_loss=on_bad_loss))
