@@ -8,6 +8,7 @@ would be gigabytes: these tests need none. A Python that is not on this machine 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,10 +24,20 @@ WITHOUT = {"torch", "accelerate", "peft", "transformers", "gguf"}
 TESTS = ("pytest", "pytest-timeout", "jupyter-client")
 
 
+def interpreter_of(python: str) -> str | None:
+    """A Python of this version: on the path, or among those that pyenv keeps."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{python}"), *map(str, sorted(pyenv.glob(f"{python}.*/bin/python")))]
+    for one in filter(None, candidates):
+        if subprocess.run([one, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return one
+    return None
+
+
 def environment(python: str, ipykernel: str) -> Path | str:
     """The interpreter of an environment, made where it is not there yet; or why it cannot be."""
-    found = shutil.which(f"python{python}")
-    if found is None or subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+    found = interpreter_of(python)
+    if found is None:
         return f"there is no Python {python} on this machine"
     folder = FOLDER / f"{python}-{ipykernel}"
     interpreter = folder / "bin" / "python"
