@@ -231,6 +231,7 @@ class Carrying:
         if _is_no_memory(error):
             advice = self._memory_advice() or advice
         trace = "".join(traceback.format_exception(error))
+        traceback.clear_frames(error.__traceback__)  # or the error keeps the batch that did not fit
         failure = {"message": message, "advice": advice, "traceback": trace}
         with contextlib.suppress(OSError):  # a full disk may be what failed: wait() still raises the error
             self.say("failed", None, failure)

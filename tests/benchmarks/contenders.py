@@ -85,7 +85,12 @@ def recipe(settings: dict[str, Any], folder: str) -> Any:
     method = {"type": "lora", "rank": RANK, "alpha": ALPHA} if settings["method"] == "lora" else "full"
     return ftkit.Recipe(
         model=settings["model"],
-        data={"source": settings["text"], "held_out_fraction": 0.0, "max_length": 4096},
+        data={
+            "source": settings["text"],
+            "held_out_fraction": 0.0,
+            "max_length": 4096,
+            "template": settings.get("template"),
+        },
         method=method,
         training={
             "max_steps": settings["steps"],
@@ -115,7 +120,7 @@ def write_rows(folder: Path, settings: dict[str, Any], tokens: int) -> float:
     count = settings["batch"] * settings["steps"]
     model = ftkit.Recipe(model=settings["model"]).model
     tokenizer = ftkit.models.load_tokenizer(model)
-    template = Template(tokenizer)
+    template = Template(tokenizer, template=settings.get("template"))
     turns = [m for one in load("starter:persona").train for m in one.messages if m.role != "system"]  # type: ignore[union-attr]
     path = folder / "rows.jsonl"
     at = 0

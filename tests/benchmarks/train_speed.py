@@ -1,7 +1,8 @@
 """Speed and memory of fine-tuning on a CPU: ftkit beside Hugging Face Trainer, TRL and Unsloth.
 
     python -m tests.benchmarks.train_speed [--rounds 3] [--steps 6] [--batches 1,2,8] [--lengths 220,1000]
-                                           [--method lora|full] [--model starter] [--only ftkit,hf-fp32]
+                                           [--method lora|full] [--model starter|gemma3-270m]
+                                           [--only ftkit,hf-fp32]
 
 Each contender runs in a process of its own, one after the other, several rounds, so that a noisy machine hits
 all of them alike; all learn the same rows in the same order. Reported are tokens a second over the steps
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import second_model
 from tests.benchmarks.contenders import RANK, RATE, available, in_a_process, write_rows
 from tests.benchmarks.figures import spread
 
@@ -100,15 +102,18 @@ def main() -> None:
     parser.add_argument("--batches", default="8", help="conversations in a step, such as 1,2,8")
     parser.add_argument("--lengths", default="220", help="tokens of a conversation, such as 220,1000")
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
-    parser.add_argument("--model", default="starter")
+    parser.add_argument("--model", default="starter", help=f"also {second_model.NAME}, or a folder")
     parser.add_argument("--only", default="", help="contenders, with commas between them; all otherwise")
     parser.add_argument("--compute", default="{}", help="ftkit's compute section, as JSON")
     given = parser.parse_args()
     found = []
+    model: dict[str, Any] = {"model": given.model}
+    if given.model == second_model.NAME:
+        model = {"model": str(second_model.path()), "template": second_model.TEMPLATE}
     grid = itertools.product(map(int, given.batches.split(",")), map(int, given.lengths.split(",")))
     for batch, tokens in grid:
         settings = {
-            "model": given.model,
+            **model,
             "steps": given.steps,
             "batch": batch,
             "method": given.method,
