@@ -38,6 +38,8 @@ _LONGEST_ARGUMENT = 100
 """Characters of the separators and indents that are written many times."""
 _PATIENCE = 3
 """Conversations that may go beyond the limits: a template that does it at every row would take days."""
+_OVERHEAD = 32
+"""What a value costs beside its characters."""
 _TICKS = 256
 """Steps between two looks at the clock."""
 _WIDTH = re.compile(r"\d{5,}|\*")
@@ -80,17 +82,17 @@ class _Budget:
     def weigh(self, value: Any) -> None:
         """Pay for a value as if it were written out: lists that hold one thing many times cost as much."""
         if isinstance(value, str):
-            self.spend(len(value))
+            self.spend(_OVERHEAD + len(value))
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 self.weigh(key)
                 self.weigh(inner)
         elif isinstance(value, (list, tuple, set, frozenset)):
-            self.spend(len(value))
+            self.spend(_OVERHEAD)
             for inner in value:
                 self.weigh(inner)
         else:
-            self.spend(8)
+            self.spend(_OVERHEAD)
 
 
 def _budget() -> _Budget:
@@ -204,6 +206,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 def _paid(function: Any, args: tuple[Any, ...], budget: _Budget) -> tuple[Any, ...]:
     """The arguments of a method of text or numbers, paid for where what it makes is larger than they are."""
+    function = getattr(function, "__wrapped__", function)  # jinja2 wraps `format`
     subject, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if not isinstance(subject, (str, int)) or not isinstance(name, str):
         return args

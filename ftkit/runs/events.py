@@ -29,6 +29,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ftkit.redact import redact
+
 STAGE_INTERVAL = 0.2
 """Seconds between two stage events with the same text that are written down."""
 
@@ -53,7 +55,7 @@ class EventLog:
                     return
                 self._last_stage = (fields["text"], now)
             self._catch_up()
-            event = {"time": round(now, 3), "kind": kind, **_plain(fields)}
+            event = {"time": round(now, 3), "kind": kind, **_plain(redact(fields))}
             line = (json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n").encode()
             with self.path.open("ab") as file:
                 file.write(line)

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from ftkit.errors import RunError
 from ftkit.manifest import sync
 from ftkit.recipe import Recipe
+from ftkit.redact import redact
 from ftkit.runs.events import EventLog
 from ftkit.runs.wishes import Wishes
 from ftkit.train.checkpoints import Checkpoints
@@ -75,7 +76,7 @@ class RunFolder:
                     f"The run folder {path} cannot be made: {error}", "Change output.folder."
                 ) from None
             folder = cls(path)
-            text = recipe.to_yaml()
+            text = redact(recipe.to_yaml())
             folder.write("recipe.yaml", text)
             folder.log.append("recipe", text=text, sha256=_digest(text))
             return folder
@@ -142,7 +143,7 @@ class RunFolder:
         descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.write(redact(text))
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self.path / name)

@@ -82,10 +82,11 @@ def test_a_template_that_does_not_end_is_ended(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", GREEDY)
 def test_a_template_does_not_take_the_memory(name: str) -> None:
     process = psutil.Process()
-    before = process.memory_info().rss
+    before, began = process.memory_info().rss, time.thread_time()
     with pytest.raises(Exception, match=r"template|number|width"):
         ChatTemplate(_text(GREEDY[name])).render(TALK)
     assert process.memory_info().rss - before < 1_000_000_000
+    assert time.thread_time() - began < 5, "it was made before it was refused"
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
