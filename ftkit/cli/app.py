@@ -137,7 +137,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(msg)
     try:
         return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return path.strip(), value
 
 

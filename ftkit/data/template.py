@@ -17,6 +17,7 @@ from ftkit.data.example import Conversation, Message, PlainText
 from ftkit.data.sandbox import compiled
 from ftkit.data.spans import AnswerFinder, Span
 from ftkit.errors import TemplateError
+from ftkit.folders import named
 from ftkit.recipe.schema import TEMPLATES as NAMED
 
 _PROBE = {"type": "function", "id": "abcdefghi", "function": {"name": "ftkit_probe", "arguments": {}}}
@@ -356,10 +357,10 @@ def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[in
 
 
 def _read_template(name: str) -> str:
-    path = _FOLDER / f"{name}.jinja" if name in NAMED else Path(name).expanduser()
+    path = _FOLDER / f"{name}.jinja" if name in NAMED else named(name)
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise TemplateError(
             f"There is no chat template {name!r}.", f"Known: {', '.join(NAMED)}; or the path of a Jinja file."
         ) from None

@@ -20,6 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ftkit.errors import RunError
+from ftkit.folders import is_there, resolved
 from ftkit.manifest import sync
 from ftkit.recipe import Recipe
 from ftkit.redact import redact
@@ -58,7 +59,7 @@ class RunFolder:
         RunError
             When the chosen name is taken or the folder cannot be made.
         """
-        base = recipe.output.folder.expanduser().resolve()
+        base = resolved(recipe.output.folder)
         named = recipe.output.name is not None
         stem = recipe.output.name or stem or _made_up_name(recipe)
         for attempt in range(1, 1000):
@@ -91,11 +92,11 @@ class RunFolder:
         RunError
             When `path` is not one.
         """
-        folder = cls(Path(path).expanduser().resolve())
+        folder = cls(resolved(path))
         if not is_run_folder(folder.path):
             near = (
                 [p.name for p in folder.path.parent.glob("*") if is_run_folder(p)]
-                if folder.path.parent.exists()
+                if is_there(folder.path.parent)
                 else []
             )
             advice = (
@@ -260,7 +261,7 @@ class Owner:
 
 def is_run_folder(path: Path) -> bool:
     """Whether `path` holds a run."""
-    return (path / "recipe.yaml").is_file() and (path / "events.jsonl").is_file()
+    return is_there(path) and (path / "recipe.yaml").is_file() and (path / "events.jsonl").is_file()
 
 
 def _digest(text: str) -> str:
