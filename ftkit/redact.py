@@ -49,6 +49,11 @@ def redact(value: Any) -> Any:
     return value
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name holds a key or a token."""
+    return _NAMES.search(name) is not None
+
+
 def _redacted(text: str) -> str:
     if len(text) < _SHORTEST:
         return text
@@ -70,7 +75,7 @@ def _secrets() -> tuple[str, ...]:
     global _known
     now = time.monotonic()
     if now - _known[0] > _KNOWN_FOR:
-        values = {value for name, value in os.environ.items() if _NAMES.search(name)} | {_stored_token()}
+        values = {value for name, value in os.environ.items() if is_secret_name(name)} | {_stored_token()}
         plain = {value.strip() for value in values}
         found = sorted((one for one in plain if len(one) >= _SHORTEST), key=len, reverse=True)
         _known = now, tuple(found)

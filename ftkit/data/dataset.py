@@ -269,7 +269,8 @@ class _Reading:
 
 def _columns(rows: Sequence[Any]) -> tuple[str, ...]:
     sample = (row for row in rows[:_SAMPLE] if isinstance(row, Mapping))
-    return tuple(dict.fromkeys(str(key) for row in sample for key in row))
+    names = dict.fromkeys(str(key) for row in sample for key in row)
+    return tuple(name.encode(errors="replace").decode() for name in names)
 
 
 def _recognise(rows: Sequence[Any], one: Source) -> Layout:

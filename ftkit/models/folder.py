@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from pathlib import Path
 
 from ftkit.errors import ModelError
@@ -156,6 +157,7 @@ def _pickled(file: Path) -> ModelError:
     return ModelError(
         f"{file.name} in {file.parent} is a pickled file. Reading it runs whatever code is in it; "
         "ftkit does not.",
-        "Use a version of the model with safetensors. If you trust the file, convert it once: load the model "
-        "with transformers and write it with `save_pretrained`.",
+        "Use a version of the model with safetensors. If there is none, convert it once, in a process "
+        f"without network: ftkit convert-weights {shlex.quote(str(file.parent))} OUT, or "
+        "ftkit.models.convert_weights(folder, out).",
     )
