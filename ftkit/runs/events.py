@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.redact import redact
+from ftkit.runs.shape import checked
 
 STAGE_INTERVAL = 0.2
 """Seconds between two stage events with the same text that are written down."""
@@ -91,9 +92,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """An event, or None for a line that a crash tore: the lines around it stay readable."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and "kind" in event else None
+    return checked(event)
 
 
 def _plain(value: Any) -> Any:
