@@ -17,6 +17,7 @@ from ftkit.models.estimate import MemoryEstimate, estimate
 from ftkit.models.fitting import Fit, fit_to_memory
 from ftkit.models.gate import Gate
 from ftkit.models.load import LoadedModel, load_model, load_tokenizer, on_this_machine
+from ftkit.models.pickled import convert_weights
 from ftkit.models.source import ModelSource, resolve
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ParameterCount",
     "apply_method",
     "base_model",
+    "convert_weights",
     "count_parameters",
     "estimate",
     "fit_to_memory",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftkit.errors import ModelError
+from ftkit.folders import is_there, named
 from ftkit.models import architecture, folder, hub
 from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
@@ -189,8 +190,8 @@ def find_architecture(model: Model, *, offline: bool = False) -> Architecture | 
     """
     if model.source == "starter":
         return architecture.read(_STARTER_CONFIG)
-    path = Path(model.source).expanduser()
-    if path.exists():
+    path = named(model.source)
+    if is_there(path):
         gguf = folder.gguf_or_none(path)
         return _of_gguf(gguf) if gguf else _of_file(path / "config.json")
     if not looks_like_hub_id(model.source):

@@ -265,7 +265,8 @@ def _readable(files: list[str], repo: str) -> None:
             f"{repo} has its weights as pickled files only (.bin or the like). Reading those runs whatever "
             "code is in them; ftkit does not.",
             "Look for a version of the model with safetensors, or for a revision that a bot of the Hub "
-            "converted (model.revision: refs/pr/1).",
+            "converted (model.revision: refs/pr/1). Or download it yourself and convert it, in a process "
+            "without network: ftkit convert-weights FOLDER OUT.",
         )
     found = [name for name in files if name.endswith(".gguf")]
     if found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import ModelError
+from ftkit.folders import is_there, named
 from ftkit.models import hub
 from ftkit.models.cache import Progress, silent
 from ftkit.models.device import Device, probe
@@ -126,7 +127,7 @@ def on_this_machine(config: Model) -> bool:
     """Whether the model's files are here already, so that loading it fetches nothing."""
     if config.source == "starter":
         return sound(STARTER)[0] is not None or hub.cached(STARTER.hub_id, None) is not None
-    if Path(config.source).expanduser().exists():
+    if is_there(named(config.source)):
         return True
     return hub.cached(config.source, config.revision, code=config.trust_remote_code) is not None
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
+from ftkit.folders import is_device
 from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
 from ftkit.recipe.objectives import SFT, Objective
 from ftkit.recipe.rows import are_rows, save_rows
@@ -241,6 +242,9 @@ class Output(Section):
     def _plain_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[\w][\w.\- ]{0,99}", name):
             msg = "a run's name is up to 100 letters, digits, spaces, dots, dashes or underscores"
+            raise ValueError(msg)
+        if name is not None and (is_device(name) or name[-1] in " ."):
+            msg = "a run's name is no name of a device, such as CON, and ends in no dot or space"
             raise ValueError(msg)
         return name
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit import manifest
 from ftkit.errors import RunError
+from ftkit.folders import is_there, resolved
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import ENDED, RunFolder, is_run_folder
 from ftkit.runs.launch import Launch, ThreadLaunch
@@ -355,8 +356,8 @@ def attach(path: str | Path) -> Run:
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Every run in `folder`, newest first."""
-    base = Path(folder).expanduser().resolve()
-    if not base.is_dir():
+    base = resolved(folder)
+    if not is_there(base) or not base.is_dir():
         return []
     found = [path for path in base.iterdir() if is_run_folder(path)]
     return [

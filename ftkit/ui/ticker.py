@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from ftkit.redact import redact
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -67,7 +70,7 @@ class Ticker:
                     break
             except Exception as error:  # noqa: BLE001 - a thread has no caller; the owner reads `error`
                 self.error = error
-                _log.exception("a panel's ticker ended")
+                _log.error("a panel's ticker ended\n%s", redact(traceback.format_exc()))
                 break
             stopped.wait(self._pause)
         stopped.set()
@@ -158,6 +161,6 @@ class Worker(Generic[_Result]):
                 if self.is_newest(ticket):
                     self._done(result)
         except Exception:  # noqa: BLE001 - as above: a thread has no caller
-            _log.exception("a panel could not show a result")
+            _log.error("a panel could not show a result\n%s", redact(traceback.format_exc()))
         finally:
             finished.set()

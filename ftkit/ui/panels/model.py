@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from ftkit.errors import FtkitError
+from ftkit.folders import is_there, named
 from ftkit.recipe import Model, Recipe
 from ftkit.ui import markup
 from ftkit.ui.form import Field, UnionForm, folded, section_form
@@ -234,7 +234,7 @@ class ModelPanel(Panel):
 def _kind_of(source: str) -> str:
     if source == "starter":
         return "starter"
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or Path(source).expanduser().exists():
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or is_there(named(source)):
         return "local"
     return "hub"
 
