@@ -345,6 +345,13 @@ def test_every_stage_method_and_extra(keys: dict[str, Any], path: str, value: An
         assert any("this version of ftkit has no" in text for text in said)
 
 
+def test_what_a_recipe_refuses_is_told_by_the_keys() -> None:
+    if places.missing("objective.label_smoothing", {"objective": "sft"}):
+        pytest.skip("not in this version")
+    found = _convert(use_dft_loss=True, label_smoothing_factor=0.1)
+    assert any({"use_dft_loss", "label_smoothing_factor"} <= set(one.keys) for one in found.errors)
+
+
 def test_ppo_is_told_to_become_its_successor() -> None:
     found = _convert(stage="ppo", reward_model="saves/reward")
     said = found.mapped.get("stage", "") + " ".join(map(str, found.errors))

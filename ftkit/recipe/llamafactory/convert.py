@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,11 +203,21 @@ class _Work:
             return Recipe(**nested)
         except RecipeError as error:
             for line in error.message.splitlines():
-                starts = [path for path in self.set_by if line.startswith(f"{path}:")]
-                named = starts or [path for path in self.set_by if path in line]
-                keys = tuple(name for one in named for name, _ in self.set_by[one])
+                keys = tuple(name for path in self.named(line) for name, _ in self.set_by[path])
                 self.problems.append(Problem(keys or ("recipe",), line))
             return None
+
+    def named(self, line: str) -> list[str]:
+        """Fields that were set and that a line of a Recipe's error speaks of."""
+        starts = [path for path in self.set_by if line.startswith(f"{path}:")]
+        whole = [path for path in self.set_by if path in line]
+        section, words = line.partition(":")[0], set(re.findall(r"\w+", line))
+        parts = [
+            path
+            for path in self.set_by
+            if path.startswith(f"{section}.") and path.rsplit(".", 1)[-1] in words
+        ]
+        return starts or whole or parts
 
     def _available(self, key: Key, outcome: Sets, given: Given) -> Outcome:
         """The same, or that this version has no such field."""
