@@ -45,7 +45,10 @@ def load(path: str | Path) -> Import:
 
 def loads(text: str, *, folder: Path | None = None, name: str = "the text") -> Import:
     """As `load`, of text; `folder` is where a relative `dataset_dir` is looked for, too."""
-    return convert(parse(text, name), folder=folder)
+    settings = parse(text, name)
+    if settings and all(key in Recipe.model_fields for key in settings):
+        raise RecipeError(f"{name} is a Recipe of ftkit already.", "Train it: ftkit run FILE.yaml.")
+    return convert(settings, folder=folder)
 
 
 def parse(text: str, name: str = "the text") -> dict[Any, Any]:
@@ -281,10 +284,12 @@ def _not_read(key: Key, given: Given) -> str | None:
         "methods": ("finetuning_type", given.method),
         "losses": ("pref_loss", str(given.get("pref_loss"))),
         "optimizers": ("the optimizer", given.optimizer),
-        "kinds": ("a file for", given.kind),
+        "kinds": ("", given.kind),
     }
     for part, (name, value) in now.items():
         wanted = getattr(key, part)
+        if wanted and value not in wanted and part == "kinds":
+            return f"read in a file to {' or '.join(wanted)}; this one is to {value}"
         if wanted and value not in wanted:
             return f"read where {name} is {' or '.join(wanted)}; here it is {values.shown(value)}"
     return None
