@@ -81,6 +81,12 @@ def revision(key: Key, value: str, given: Given) -> Outcome:
 
 
 @_rule
+def remote_code(key: Key, value: bool, given: Given) -> Outcome:
+    note = "Python code that comes with the model will run: leave it off unless you have read that code"
+    return Sets({"model.trust_remote_code": value}, note if value else "")
+
+
+@_rule
 def attention(key: Key, value: str, given: Given) -> Outcome:
     if value == "disabled":
         return Sets({"compute.fast.attention": False})
@@ -331,7 +337,7 @@ def with_evals(key: Key, value: float, given: Given) -> Outcome:
 @_rule
 def saves(key: Key, value: str, given: Given) -> Outcome:
     if value == "best":
-        return Sets({"training.keep_best": True})
+        return Sets({"output.keep_best": True})
     return _times("checkpoints", value, given.get("save_steps"), given)
 
 
@@ -340,6 +346,15 @@ def with_saves(key: Key, value: float, given: Given) -> Outcome:
     if given.get("save_strategy") != "steps":
         return Left("read where save_strategy is steps")
     return _times("checkpoints", "steps", value, given)
+
+
+@_rule
+def keep_best(key: Key, value: bool, given: Given) -> Outcome:
+    if not value:
+        return _OFF
+    return Sets(
+        {"output.keep_best": True}, "the best checkpoint is kept; what is saved at the end is the last"
+    )
 
 
 def _times(name: str, strategy: str, each: float, given: Given) -> Outcome:

@@ -61,6 +61,13 @@ class ModelPanel(Panel):
         self.workspace.observe(self._recipe_changed, "recipe")
         self.workspace.observe(lambda _: self._measure(), "row_tokens")
 
+    @property
+    def search(self) -> ModelSearch:
+        """The box that finds models; made when it is first looked at."""
+        if not self._search_box.children:
+            self._search_box.children = (ModelSearch(self.workspace, self.choose),)
+        return self._search_box.children[0]
+
     def choose(self, source: str) -> None:
         """Take another model: `starter`, a Hub id, a local folder or GGUF file.
 
@@ -84,13 +91,14 @@ class ModelPanel(Panel):
         self._fitting.wait(timeout)
         self._memory.wait(timeout)
         self._fetching.wait(timeout)
-        self.search.wait(timeout)
+        if self._search_box.children:
+            self.search.wait(timeout)
 
     def _build(self) -> None:
         self._kind = choices(_KINDS, "starter", _TOOLTIPS, "Start from")
         self._kind.observe(self._kind_chosen, "value")
         self._source = Field(self.workspace, "model.source", title="Hub id")
-        self.search = ModelSearch(self.workspace, self.choose)
+        self._search_box = widgets.VBox(layout=widgets.Layout(display="none"))
         self._hub = Field(self.workspace, "model.revision")
         self._fields = widgets.Box([self._source, self._hub])
         self._fields.add_class("ftk-grid")
@@ -116,7 +124,7 @@ class ModelPanel(Panel):
                 card(
                     self._kind,
                     self._about,
-                    self.search,
+                    self._search_box,
                     self._fields,
                     self._where,
                     self._progress,
@@ -145,7 +153,7 @@ class ModelPanel(Panel):
     def _show_kind(self, kind: str) -> None:
         hub, fields = kind == "hub", kind != "starter"
         self._fields.layout.display = None if fields else "none"
-        for widget in (self._hub, self.search):
+        for widget in (self._hub, self._search_box):
             widget.layout.display = None if hub else "none"
         if hub:
             self.search.shown()
