@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -66,7 +67,7 @@ class Run:
         state = self._read().state
         if state in ENDED or (self._launch is not None and self._launch.alive):
             return state
-        if self._launch is None and self._folder.owner_alive():
+        if (self._launch is None or self._taken_over()) and self._folder.owner_alive():
             return state
         state = self._read().state
         return state if state in ENDED else "interrupted"
@@ -272,6 +273,11 @@ class Run:
             self._launch.wish(wish)
         elif self.active:
             self._folder.wishes().ask(wish)
+
+    def _taken_over(self) -> bool:
+        """Whether another process carries the run out by now: it was begun here and resumed there."""
+        owner = self._folder.owner()
+        return owner is not None and owner.pid != os.getpid()
 
     def _step_seconds(self) -> float:
         """How long a step takes, about; 0 before the first one."""
