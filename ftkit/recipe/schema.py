@@ -206,9 +206,12 @@ class Compute(Section):
     """CPU threads. Empty: one a core."""
     fast: Fast = Fast()
     """Use ftkit's own kernels where they apply. `false` switches all of them off."""
-    launch: Literal["thread", "process"] = "thread"
-    """Where the run lives: a thread of this kernel, which can chat with the model between steps; or a process
-    of its own, which goes on when the kernel restarts or dies."""
+    launch: Literal["thread", "process", "torchrun"] = "thread"
+    """Where the run lives: a thread of this kernel, which can chat with the model between steps; a process of
+    its own, which goes on when the kernel restarts or dies; or several that train together (`torchrun`)."""
+    processes: PositiveInt = 1
+    """Processes that train together by torchrun: on a GPU each, or with a share of the cores. Each takes
+    batches of its own, so the effective batch is that many times larger."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -309,6 +312,11 @@ class Recipe(Section):
             )
         if self.compute.backend == "unsloth" and (reason := why_not_unsloth(self)):
             raise ValueError(reason)
+        if self.compute.processes > 1 and self.compute.launch in ("thread", "process"):
+            raise ValueError(
+                f"compute.processes is {self.compute.processes}, but compute.launch {self.compute.launch!r} "
+                "is one process: set compute.launch to 'torchrun', or compute.processes to 1"
+            )
         weights = {part.weight for part in (self.data, *self.data.mixed_with)}
         if len(weights) > 1 and self.data.mix == "concat":
             raise ValueError(
@@ -374,6 +382,8 @@ class Recipe(Section):
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
     method, level = recipe.method, recipe.compute.gradient_checkpointing
+    if recipe.compute.processes > 1:
+        return "compute.backend 'unsloth' does not take several compute.processes: choose backend 'ftkit'"
     if method.type not in ("lora", "full"):
         return f"compute.backend 'unsloth' does not take method.type {method.type!r}: lora or full"
     if isinstance(method, LoRA) and method.use_dora:

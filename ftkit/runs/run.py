@@ -261,8 +261,8 @@ class Run:
     def _begin(self, *, resume: bool) -> None:
         for other in _here.values():
             other.release_model()
-        apart = self.recipe.compute.launch == "process"
-        kind: type[Launch] = ProcessLaunch if apart else ThreadLaunch
+        here = self.recipe.compute.launch == "thread"
+        kind: type[Launch] = ThreadLaunch if here else ProcessLaunch
         launch = kind(self._folder, resume=resume)
         self._launch = launch
         _here[self.path] = self
@@ -328,7 +328,7 @@ class Run:
 def start(recipe: Recipe | str | Path) -> Run:
     """Start a run and return at once; where another one trains on this machine, it waits its turn.
 
-    It lives in a thread of this process, or in one of its own where `compute.launch` says so.
+    It lives in a thread of this process, or in one or several of its own where `compute.launch` says so.
 
     Parameters
     ----------
