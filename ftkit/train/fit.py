@@ -73,8 +73,10 @@ def fit(
 
     keep_large_buffers_apart()
 
+    head = recipe.objective.head
     build = builder(recipe) if backend == "unsloth" else None
-    loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build)
+    _seed(recipe.training.seed)  # a new head has random values
+    loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build, head=head)
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
     progress("Turning the rows into tokens", None)
@@ -97,10 +99,13 @@ def fit(
     if recompute == "layers":
         loaded.model.enable_input_require_grads()
 
-    from ftkit.fast.logprobs import choose
+    from ftkit.fast.logprobs import LogProbs, choose
     from ftkit.train.trainer import FtkitTrainer, checkpoints_of
 
-    way = choose(loaded.model, fast=fast, recompute=recompute)
+    if head == "score":
+        way = LogProbs(False, None, "a reward model reads them through its own code")
+    else:
+        way = choose(loaded.model, fast=fast, recompute=recompute)
     if backend == "unsloth":
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
@@ -129,7 +134,8 @@ def fit(
     checkpoints = checkpoints_of(recipe, folder)
     start_at = _newest(checkpoints, sink) if resume else None
     progress("Training", None)
-    publish(loaded)
+    if head == "words":  # others would talk to it
+        publish(loaded)
     _train(make, trainer, start_at, checkpoints, recipe, sink)
     progress.quietly("Saving", None)
     _save(loaded, template, recipe, folder)
