@@ -66,7 +66,7 @@ def _with_lora(loaded: LoadedModel, method: LoRA) -> Any:
             use_rslora=method.use_rslora,
             use_dora=method.use_dora,
             bias="none",
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if loaded.head == "score" else "CAUSAL_LM",
         )
         try:
             model = get_peft_model(loaded.model, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
 from ftkit.models.starter import STARTER, sound
-from ftkit.recipe import Compute, Model
+from ftkit.recipe import Compute, Head, Model
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,8 @@ class LoadedModel:
         Precision of the weights: "float32" or "bfloat16".
     method
         How it has been made trainable: "none", "lora" or "full".
+    head
+        "words", or "score" where it puts out one number for a whole text.
     """
 
     model: Any
@@ -50,6 +53,7 @@ class LoadedModel:
     dtype: str
     gate: Gate = field(default_factory=Gate)
     method: Literal["none", "lora", "full"] = "none"
+    head: Head = "words"
 
 
 def load_model(
@@ -59,6 +63,7 @@ def load_model(
     adapter: Path | None = None,
     progress: Progress | None = None,
     build: Build | None = None,
+    head: Head = "words",
 ) -> LoadedModel:
     """Load the model that a Recipe names, ready to talk or to be trained.
 
@@ -72,6 +77,8 @@ def load_model(
         Told what happens; may raise to cancel.
     build
         Makes the model from its files; transformers does by default.
+    head
+        "score" for a reward model; the head is new, with random values, where the model has none.
 
     Raises
     ------
@@ -89,7 +96,8 @@ def load_model(
         if device.kind == "cpu":
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
-        model = (build or _model)(source, config, getattr(torch, dtype))
+        how = build or partial(_model, head=head)
+        model = how(source, config, getattr(torch, dtype))
         try:
             model.to(device.kind)
         except torch.OutOfMemoryError:
@@ -99,7 +107,7 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype)
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, head=head)
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 
@@ -167,12 +175,18 @@ def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
         raise _unreadable(source, "tokenizer", error) from error
 
 
-def _model(source: ModelSource, config: Model, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
+def _model(source: ModelSource, config: Model, dtype: torch.dtype, head: Head = "words") -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    kind, settings = (
+        (AutoModelForSequenceClassification, {"num_labels": 1})
+        if head == "score"
+        else (AutoModelForCausalLM, {})
+    )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             source.path,
+            **settings,
             dtype=dtype,
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,

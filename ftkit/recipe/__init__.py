@@ -1,7 +1,7 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
 from ftkit.recipe._base import Section
-from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Objective, Pretraining, SimPO
+from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Head, Objective, Pretraining, Reward, SimPO
 from ftkit.recipe.schema import (
     Compute,
     Data,
@@ -28,6 +28,7 @@ __all__ = [
     "Data",
     "Fast",
     "FullFineTuning",
+    "Head",
     "LoRA",
     "Method",
     "Mix",
@@ -36,6 +37,7 @@ __all__ = [
     "Output",
     "Pretraining",
     "Recipe",
+    "Reward",
     "Section",
     "SimPO",
     "Source",

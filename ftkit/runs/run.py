@@ -316,6 +316,11 @@ class Run:
         from ftkit.train.fit import output_folder
 
         recipe = self.recipe
+        if recipe.objective.head == "score":
+            raise RunError(
+                f"The run {self.name} trains a reward model: it scores replies and does not talk.",
+                "ftkit.models.load_scorer(run.path) loads it.",
+            )
         result = output_folder(recipe, self.path)
         saved = result if self._output_fault() is None else self._folder.last_checkpoint()
         if saved is None:

@@ -79,9 +79,11 @@ def fit(
 
     keep_large_buffers_apart()
 
+    head = recipe.objective.head
     build = builder(recipe) if backend == "unsloth" else None
+    _seed(recipe.training.seed)  # a new head has random values
     with ranks.first():
-        loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build)
+        loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build, head=head)
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
     progress("Turning the rows into tokens", None)
@@ -107,11 +109,14 @@ def fit(
     if recompute == "layers":
         loaded.model.enable_input_require_grads()
 
-    from ftkit.fast.logprobs import choose
+    from ftkit.fast.logprobs import LogProbs, choose
     from ftkit.train.trainer import FtkitTrainer, checkpoints_of
 
-    with ranks.first():  # it compiles
-        way = choose(loaded.model, fast=fast, recompute=recompute)
+    if head == "score":
+        way = LogProbs(False, None, "a reward model reads them through its own code")
+    else:
+        with ranks.first():  # it compiles
+            way = choose(loaded.model, fast=fast, recompute=recompute)
     if backend == "unsloth":
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
@@ -154,7 +159,8 @@ def fit(
     checkpoints = checkpoints_of(recipe, folder)
     start_at = _newest(checkpoints, sink, ranks) if resume else None
     progress("Training", None)
-    publish(loaded)
+    if head == "words":  # others would talk to it
+        publish(loaded)
     _train(make, trainer, start_at, checkpoints, recipe, sink, ranks)
     if ranks.number == 0:
         progress.quietly("Saving", None)

@@ -43,6 +43,7 @@ _TYPES = {
     "simpo": "Preference pairs (SimPO)",
     "cpo": "Preference pairs (CPO)",
     "kto": "Rated replies (KTO)",
+    "reward": "Reward model",
 }
 
 
