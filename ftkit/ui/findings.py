@@ -31,7 +31,8 @@ class FindingsView(widgets.VBox):
 
     def show(self, findings: Sequence[Finding]) -> None:
         """Show these instead of the ones before."""
-        before, self.children = self.children, tuple(self._line(finding) for finding in findings)
+        before: tuple[widgets.Widget, ...] = self.children
+        self.children = tuple(self._line(finding) for finding in findings)
         close_all(*before)
         if self.comm is None:  # the panel was closed while its rows were read
             close_all(*self.children)
