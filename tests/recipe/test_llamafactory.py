@@ -441,9 +441,17 @@ def test_shares_must_match_the_datasets() -> None:
 
 def test_an_eval_dataset_is_the_file_that_the_listing_names(listing: Path) -> None:
     found = _convert(dataset="poems", eval_dataset="letters", dataset_dir=str(listing))
-    assert found.checked().data.held_out_source == str(listing / "letters.json")
+    data = found.checked().data
+    assert data.held_out_source == str(listing / "letters.json")
+    from ftkit.data import load
+
+    assert (len(load(data).train), len(load(data).held_out)) == (4, 4)
     unknown = _convert(dataset="poems", eval_dataset="letters")
     assert _fate(unknown, "eval_dataset") == "not_applicable"
+    entries = {"poems": {"file_name": "poems.json"}, "letters": {"file_name": "../../letters.json"}}
+    (listing / "dataset_info.json").write_text(json.dumps(entries))
+    outside = _convert(dataset="poems", eval_dataset="letters", dataset_dir=str(listing))
+    assert _fate(outside, "eval_dataset") == "not_applicable"
 
 
 # Combinations that cannot be
