@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from ftkit.recipe.llamafactory import datasets
+from ftkit.recipe.llamafactory import datasets, places
 from ftkit.recipe.llamafactory.given import Given
 from ftkit.recipe.llamafactory.table import Key, near
 from ftkit.recipe.schema import TEMPLATES
@@ -401,7 +401,9 @@ def run_name(key: Key, value: str, given: Given) -> Outcome:
 def ray_workers(key: Key, value: int, given: Given) -> Outcome:
     if value <= 1:
         return Holds("one process")
-    return Sets({"compute.launch": "ray", "compute.processes": value})
+    if places.missing("compute.launch", {}, "ray") is None:
+        return Sets({"compute.launch": "ray", "compute.processes": value})
+    return Sets({"compute.launch": "torchrun", "compute.processes": value}, "as many processes, without Ray")
 
 
 @_rule
