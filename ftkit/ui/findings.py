@@ -31,7 +31,7 @@ class FindingsView(widgets.VBox):
 
     def show(self, findings: Sequence[Finding]) -> None:
         """Show these instead of the ones before."""
-        before: tuple[widgets.Widget, ...] = self.children
+        before = tuple(self.children)  # type: ignore[has-type]
         self.children = tuple(self._line(finding) for finding in findings)
         close_all(*before)
         if self.comm is None:  # the panel was closed while its rows were read
