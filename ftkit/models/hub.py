@@ -209,6 +209,22 @@ def _found(model: Any) -> Found:
     return Found(model.id, model.downloads or 0, bool(model.gated), millions)
 
 
+def listing(repo: str, revision: str | None) -> list[str]:
+    """The names of the files of a model on the Hub.
+
+    Raises
+    ------
+    ModelError
+        Where it cannot be asked.
+    """
+    prepare_environment()
+    from huggingface_hub import HfApi
+
+    with _explained(repo, revision):
+        info = HfApi().model_info(repo, revision=revision, timeout=15)
+    return [file.rfilename for file in info.siblings or []]
+
+
 @contextlib.contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Turn the errors of the Hub's library into ours."""

@@ -12,6 +12,7 @@ from ftkit.errors import ModelError
 from ftkit.folders import is_there, named
 from ftkit.models import hub
 from ftkit.models.cache import Progress, silent
+from ftkit.models.code import code_files
 from ftkit.models.device import Device, probe
 from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
@@ -202,9 +203,10 @@ def _unreadable(source: ModelSource, what: str, error: Exception) -> ModelError:
     text = str(error).strip()
     first = text.splitlines()[0][:300] if text else type(error).__name__
     if "trust_remote_code" in text:
+        names = ", ".join(code_files(source.path))[:1000]
         return ModelError(
-            f"{source.name} needs Python code that comes with it.",
-            "Read that code; if you trust it, set model.trust_remote_code.",
+            f"{source.name} needs Python code that comes with it: {names}.",
+            "ftkit does not run it. Read these files; if you trust them, set model.trust_remote_code.",
         )
     if "Unrecognized configuration class" in text or "model type" in text:
         return ModelError(

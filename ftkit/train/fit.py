@@ -74,6 +74,7 @@ def fit(
     progress("Loading the training libraries", None)
     from ftkit.fast.allocator import keep_large_buffers_apart
     from ftkit.models.adapters import apply_method
+    from ftkit.models.code import code_files, warning
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder, make_trainable
 
@@ -86,6 +87,8 @@ def fit(
         loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build, head=head)
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
+    if recipe.model.trust_remote_code and (code := code_files(loaded.source.path)):
+        sink.emit("note", level="warning", text=warning(code, trusted=True))
     progress("Turning the rows into tokens", None)
     template = Template(
         loaded.tokenizer, system_prompt=recipe.data.system_prompt, template=recipe.data.template

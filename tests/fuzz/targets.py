@@ -162,6 +162,36 @@ def _recipes() -> st.SearchStrategy[str]:
     return sections.map(_yaml) | texts | st.text(max_size=60)
 
 
+def _import(text: str) -> None:
+    from ftkit.recipe.llamafactory import loads
+
+    found = loads(text, folder=_work())
+    json.dumps(str(found), ensure_ascii=False)
+
+
+def _llama_factory() -> st.SearchStrategy[str]:
+    import yaml
+
+    import ftkit.recipe.llamafactory as package
+
+    keys = yaml.safe_load(Path(package.__file__).with_name("keys.yaml").read_text(encoding="utf-8"))
+    names = st.sampled_from(sorted(map(str, keys)))
+    good = {
+        "model_name_or_path": "org/name",
+        "stage": "sft",
+        "finetuning_type": "lora",
+        "dataset": "alpaca",
+        "template": "llama3",
+        "lora_rank": 8,
+        "learning_rate": 1e-4,
+        "output_dir": "out",
+    }
+    changed = st.dictionaries(names, _SCALARS | _values(names, 4), max_size=6).map(
+        lambda some: _yaml({**good, **some})
+    )
+    return changed | _mutated((_yaml(good).encode(),)).map(_as_text)
+
+
 # Datasets
 
 _ROWS = [
@@ -532,6 +562,7 @@ def _name(text: str) -> None:
 
 TARGETS = (
     Target("recipe", _recipes(), _recipe, _as_text, share=20),
+    Target("llama_factory", _llama_factory(), _import, _as_text, share=10),
     Target("jsonl", _jsonl(), lambda data: _load(data, ".jsonl"), share=15),
     Target("json", _json(), lambda data: _load(data, ".json"), share=10),
     Target("csv", _csv(), lambda data: _load(data, ".csv"), share=10),

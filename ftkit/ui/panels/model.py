@@ -54,6 +54,8 @@ class ModelPanel(Panel):
         self._memory: Worker[tuple[MemoryEstimate, bool]] = Worker(self._show_memory, self._no_memory)
         self._fitting: Worker[Fit] = Worker(self._show_fit, self._no_fit)
         self._fetching: Worker[ModelSource] = Worker(self._fetched, self._not_fetched)
+        self._reading_code: Worker[tuple[str, bool]] = Worker(self._show_code, lambda _: None)
+        self._asked: Any = None
         self._settling = False
         self._seen = ""
         self._build()
@@ -91,6 +93,7 @@ class ModelPanel(Panel):
         self._fitting.wait(timeout)
         self._memory.wait(timeout)
         self._fetching.wait(timeout)
+        self._reading_code.wait(timeout)
         if self._search_box.children:
             self.search.wait(timeout)
 
@@ -100,9 +103,12 @@ class ModelPanel(Panel):
         self._source = Field(self.workspace, "model.source", title="Hub id")
         self._search_box = widgets.VBox(layout=widgets.Layout(display="none"))
         self._hub = Field(self.workspace, "model.revision")
-        self._fields = widgets.Box([self._source, self._hub])
+        self._trust = Field(self.workspace, "model.trust_remote_code")
+        self._fields = widgets.Box([self._source, self._hub, self._trust])
         self._fields.add_class("ftk-grid")
         self._about = widgets.HTML()
+        self._code = widgets.HTML()
+        self._code.layout.display = "none"
         self._fetch = button("Fetch now", "Download the model now rather than at Start", self.fetch)
         self._place = widgets.HTML()
         self._where = row(self._place, self._fetch)
@@ -126,6 +132,7 @@ class ModelPanel(Panel):
                     self._about,
                     self._search_box,
                     self._fields,
+                    self._code,
                     self._where,
                     self._progress,
                 ),
@@ -204,6 +211,14 @@ class ModelPanel(Panel):
     def _measure(self) -> None:
         recipe, row_tokens = self.workspace.recipe, self.workspace.row_tokens or None
         self._memory.submit(lambda: _look(recipe, row_tokens), delay=0.15)
+        if (recipe.model, recipe.compute.offline) != self._asked:
+            self._asked = (recipe.model, recipe.compute.offline)
+            self._reading_code.submit(lambda: _code_of(recipe), delay=0.15)
+
+    def _show_code(self, said: tuple[str, bool]) -> None:
+        text, trusted = said
+        self._code.value = markup.note(text, "bad" if trusted else "warn") if text else ""
+        self._code.layout.display = None if text else "none"
 
     def _show_memory(self, found: tuple[MemoryEstimate, bool]) -> None:
         self.estimate, here = found
@@ -262,6 +277,14 @@ def _fetch(model: Model, offline: bool, progress: Any) -> ModelSource:
     from ftkit.models import resolve
 
     return resolve(model, offline=offline, progress=progress)
+
+
+def _code_of(recipe: Recipe) -> tuple[str, bool]:
+    """What to say of the Python code that comes with the model, and whether it would run."""
+    from ftkit.models.code import remote_code, warning
+
+    trusted = recipe.model.trust_remote_code
+    return warning(remote_code(recipe.model, offline=recipe.compute.offline), trusted), trusted
 
 
 def _look(recipe: Recipe, row_tokens: int | None) -> tuple[MemoryEstimate, bool]:
