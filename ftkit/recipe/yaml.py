@@ -18,7 +18,7 @@ LONGEST = 1_000_000
 """Characters of a Recipe; one with a very long system prompt has a hundredth."""
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """The safe loader without aliases: a few lines of them can stand for gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -92,7 +92,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     if len(text) > LONGEST:
         raise RecipeError(f"{where} has more than {LONGEST:,} characters: no Recipe has.")
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=PlainLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not valid YAML: {error}") from None
     except RecursionError:

@@ -14,8 +14,10 @@ from .hostile import EVERY, MARK, NAME
 from .jupyter import Notebook
 
 TRAP = """
+(() => {
 window.evil = [];
 for (const name of ["alert", "confirm", "prompt", "open"]) window[name] = () => window.evil.push(`${name} ${new Error().stack}`);
+})()
 """
 START = """
 import json, shutil, time, ftkit, ipywidgets

@@ -175,7 +175,7 @@ def _llama_factory() -> st.SearchStrategy[str]:
     import ftkit.recipe.llamafactory as package
 
     keys = yaml.safe_load(Path(package.__file__).with_name("keys.yaml").read_text(encoding="utf-8"))
-    names = st.sampled_from(sorted(map(str, keys)))
+    names = st.sampled_from(sorted({str(name) for section in keys.values() for name in section}))
     good = {
         "model_name_or_path": "org/name",
         "stage": "sft",

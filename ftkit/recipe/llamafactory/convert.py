@@ -18,6 +18,7 @@ from ftkit.recipe.llamafactory.report import Import, Problem
 from ftkit.recipe.llamafactory.rules import RULES, Holds, Left, Outcome, Sets, Wrong
 from ftkit.recipe.llamafactory.table import Key, near, same, table
 from ftkit.recipe.schema import Recipe
+from ftkit.recipe.yaml import PlainLoader
 
 LARGEST = 1_000_000
 """Characters of a file; the longest that people write have a few thousand."""
@@ -333,7 +334,7 @@ def _advice(given: Given) -> tuple[str, ...]:
     return ("An adapter of ftkit is in PEFT's own format: peft.PeftModel loads and merges it.",)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """YAML without a key twice: one of the two values would be lost in silence."""
 
 
