@@ -186,10 +186,12 @@ def test_hostile_text_stays_text(notebook: Notebook) -> None:
     all_is_text("shown")
     chat = notebook.output(list(CELLS).index("replies, system prompts, suggestions") + 1)
     chat.locator(".ftk-chat-choice").first.click()
-    expect(chat.get_by_role("alert").first).to_contain_text(MARK)
+    expect(chat.get_by_role("alert").first).to_contain_text(MARK, timeout=30_000)
     box = notebook.output(1).get_by_label("Search").first
     box.fill("<img src=x class=evil")
-    expect(notebook.output(1).locator("mark.ftk-hit").first).to_contain_text("<img src=x class=evil")
+    expect(notebook.output(1).locator("mark.ftk-hit").first).to_contain_text(
+        "<img src=x class=evil", timeout=30_000
+    )
     all_is_text("clicked and searched")
     notebook.theme("dark")
     notebook.reload()
