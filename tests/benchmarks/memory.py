@@ -3,8 +3,8 @@
     python -m tests.benchmarks.memory [--models llama,qwen2,gemma3] [--batches 1,8] [--lengths 120,600]
                                       [--methods lora,full] [--levels off,attention,mlp,layers]
 
-Small models of random weights in the shapes of real ones, stored in bfloat16 as those are; each point is
-a run of ftkit in a process of its own, and its peak is that process's largest resident memory.
+Small models of random weights in the shapes of real ones, stored in bfloat16 as those are; each point is a
+run of ftkit in a process of its own, and its peak is that process's largest resident memory.
 """
 
 from __future__ import annotations
