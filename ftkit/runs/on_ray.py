@@ -22,6 +22,13 @@ from ftkit.runs.ranks import CarryingByRanks, Part, stay_on_this_machine
 OBJECT_STORE_BYTES = 100_000_000
 """Ray's shared memory on this machine: nothing of the run goes through it."""
 
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # its own patience is 15 to 30 s, which a machine that is busy needs for its processes alone
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_agent_register_timeout_ms": "180000",
+}
+
 
 class CarryingByRay(CarryingByRanks):
     """By workers of Ray Train."""
@@ -71,8 +78,8 @@ def _work(config: dict[str, Any]) -> None:
 @contextmanager
 def _ray(count: int) -> Iterator[None]:
     """Ray, connected to its cluster or started here; SIGTERM goes on to mean Stop."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     import ray
 
     in_main = threading.current_thread() is threading.main_thread()
