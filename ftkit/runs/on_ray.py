@@ -24,9 +24,7 @@ OBJECT_STORE_BYTES = 100_000_000
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # its own patience is 15 to 30 s, which a machine that is busy needs for its processes alone
-    "RAY_raylet_start_wait_time_s": "180",
-    "RAY_agent_register_timeout_ms": "180000",
+    "RAY_raylet_start_wait_time_s": "180",  # a machine that is busy needs more than the 30 s that it has
 }
 
 
@@ -40,6 +38,7 @@ class CarryingByRay(CarryingByRanks):
                 "compute.launch is 'ray', and Ray is not installed.",
                 'Install it with: pip install "ftkit[ray]"',
             )
+        _settle()
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -69,6 +68,14 @@ class CarryingByRay(CarryingByRanks):
         return {}
 
 
+def _settle() -> None:
+    """What Ray reads while it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:  # by its name for other systems; here, too, it means 127.0.0.1 only
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
 def _work(config: dict[str, Any]) -> None:
     """What a worker does."""
     if not take_part(config["part"]):
@@ -78,8 +85,6 @@ def _work(config: dict[str, Any]) -> None:
 @contextmanager
 def _ray(count: int) -> Iterator[None]:
     """Ray, connected to its cluster or started here; SIGTERM goes on to mean Stop."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     import ray
 
     in_main = threading.current_thread() is threading.main_thread()
@@ -94,7 +99,6 @@ def _ray(count: int) -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
         )
     try:
         if in_main:
