@@ -206,12 +206,13 @@ class Compute(Section):
     """CPU threads. Empty: one a core."""
     fast: Fast = Fast()
     """Use ftkit's own kernels where they apply. `false` switches all of them off."""
-    launch: Literal["thread", "process", "torchrun"] = "thread"
+    launch: Literal["thread", "process", "torchrun", "ray"] = "thread"
     """Where the run lives: a thread of this kernel, which can chat with the model between steps; a process of
-    its own, which goes on when the kernel restarts or dies; or several that train together (`torchrun`)."""
+    its own, which goes on when the kernel restarts or dies; or several that train together, on this machine
+    (`torchrun`) or by Ray (`ray`: on the cluster that RAY_ADDRESS names, else here)."""
     processes: PositiveInt = 1
-    """Processes that train together by torchrun: on a GPU each, or with a share of the cores. Each takes
-    batches of its own, so the effective batch is that many times larger."""
+    """Processes that train together by torchrun or Ray: on a GPU each, or with a share of the cores. Each
+    takes batches of its own, so the effective batch is that many times larger."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -315,7 +316,7 @@ class Recipe(Section):
         if self.compute.processes > 1 and self.compute.launch in ("thread", "process"):
             raise ValueError(
                 f"compute.processes is {self.compute.processes}, but compute.launch {self.compute.launch!r} "
-                "is one process: set compute.launch to 'torchrun', or compute.processes to 1"
+                "is one process: set compute.launch to 'torchrun' or 'ray', or compute.processes to 1"
             )
         weights = {part.weight for part in (self.data, *self.data.mixed_with)}
         if len(weights) > 1 and self.data.mix == "concat":

@@ -12,10 +12,11 @@ from typing import Any
 
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying
+from ftkit.runs.on_ray import CarryingByRay
 from ftkit.runs.ranks import CarryingByTorchrun
 from ftkit.runs.wishes import Wish
 
-_CARRYING: dict[str, type[Carrying]] = {"torchrun": CarryingByTorchrun}
+_CARRYING: dict[str, type[Carrying]] = {"torchrun": CarryingByTorchrun, "ray": CarryingByRay}
 """How to carry a run out, by `compute.launch`; in this very process where it is not here."""
 
 

@@ -41,6 +41,7 @@ class Ranks:
     number: int = 0
     count: int = 1
     _talk: Any = None
+    _own_group: bool = False
 
     @classmethod
     def join(cls, *, cuda: bool) -> Ranks:
@@ -67,15 +68,16 @@ class Ranks:
                     "Lower compute.processes, or set compute.device to cpu.",
                 )
             torch.cuda.set_device(place)
-        if not distributed.is_initialized():
+        own_group = not distributed.is_initialized()
+        if own_group:  # else Ray has made it
             backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
             distributed.init_process_group(backend, timeout=PATIENCE)
         talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
-        return cls(int(os.environ["RANK"]), count, talk)
+        return cls(int(os.environ["RANK"]), count, talk, own_group)
 
     def leave(self) -> None:
         """Part from the others."""
-        if self.count > 1:
+        if self._own_group:
             from torch import distributed
 
             distributed.destroy_process_group()
