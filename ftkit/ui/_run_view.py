@@ -12,7 +12,14 @@ from typing import Any
 from ftkit.ui import markup
 from ftkit.ui._history import History, Note
 
-_BAR_LOOKS = {"finished": "ok", "failed": "bad", "interrupted": "bad", "paused": "warn", "stopping": "warn"}
+_BAR_LOOKS = {
+    "finished": "ok",
+    "failed": "bad",
+    "interrupted": "bad",
+    "paused": "warn",
+    "stopping": "warn",
+    "stopped": "others",
+}
 _LOOKS = {
     "warning": ("warn", "<strong>Warning.</strong> "),
     "error": ("bad", "<strong>Error.</strong> "),
@@ -74,7 +81,7 @@ def _accuracy(history: History) -> list[tuple[str, str, str]]:
         return []
     if held_out is None:
         return [("Token accuracy", f"{train:.0%}", "of the training rows")]
-    return [("Token accuracy", f"{held_out:.0%}", f"held out; {train:.0%} in training")]
+    return [("Token accuracy", f"{held_out:.0%}", f"held out; train {train:.0%}")]
 
 
 def remarks(notes: Sequence[Note]) -> str:
@@ -96,15 +103,28 @@ def remarks(notes: Sequence[Note]) -> str:
     )
 
 
-def failure(run: Any, status: str) -> str:
-    """Why a run failed or broke off, and what to do; an empty string while all is well."""
+def outcome(run: Any, status: str) -> str:
+    """How a run ended or what it waits for, and what to do; an empty string while it goes on."""
     if status == "interrupted":
-        return markup.error_box(
-            "The process that carried out this run is gone.", "Resume goes on from its last checkpoint."
-        )
+        return markup.error_box("The process that carried out this run is gone.", _way_on(run))
     if status == "failed" and run.error is not None:
-        return markup.error_box(run.error.message, run.error.advice, run.error.traceback)
+        advice = "\n".join(part for part in (run.error.advice, _way_on(run)) if part)
+        return markup.error_box(run.error.message, advice, run.error.traceback)
+    if status == "stopped":
+        why = run.summary.detail
+        return markup.note(f"Stopped: {why}." if why else f"Stopped and saved. {_way_on(run)}")
+    if status == "paused":
+        return markup.note("Paused: the model stays loaded and can be talked to in the Chat panel.", "wait")
+    if status == "finished":
+        return markup.note("Finished: the result is saved in the run's folder.", "ok")
     return ""
+
+
+def _way_on(run: Any) -> str:
+    steps = run.checkpoints
+    if steps:
+        return f"Resume goes on from the checkpoint of step {steps[-1]:,}."
+    return "There is no checkpoint to go on from: Resume begins at the first step."
 
 
 def _share(status: str, progress: Any) -> float:

@@ -9,13 +9,14 @@ from .jupyter import Notebook
 
 # A run folder written by a thread as a run writes it: 20 steps a second, without a model
 GROWING = """
-import threading, time, ftkit
+import os, threading, time, ftkit
 from ftkit.runs.folder import RunFolder
 from ftkit.ui import MonitorPanel
 
 STEPS = {steps}
 folder = RunFolder.create(ftkit.Recipe(output={{"folder": "runs", "name": "{name}"}}))
-folder.claim()
+folder.claim(os.getpid(), "thread")
+wishes = folder.wishes()
 
 def state(name):
     folder.log.append("state", state=name, detail=None, error=None)
@@ -24,7 +25,7 @@ def write():
     folder.log.append("stage", text="Training", fraction=None)
     folder.log.append("steps", step=0, total_steps=STEPS)
     for step in range(1, STEPS + 1):
-        if folder.wish() == "stop":
+        if any(wish.name == "stop" for wish in wishes.heard()):
             break
         folder.log.append("train", step=step, epoch=step / 100, loss=0.5 + 3 / step, learning_rate=1e-4,
                           grad_norm=1.0, tokens=100, tokens_per_second=500.0, memory_gb=1.5,

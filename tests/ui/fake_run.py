@@ -22,6 +22,7 @@ class FakeRun:
         self.error: Any = None
         self.total_steps = total_steps
         self.asked: list[str] = []
+        self.checkpoints: list[int] = []
         self.summary = Summary()
         self._events: list[dict[str, Any]] = []
         self._lock = threading.Lock()

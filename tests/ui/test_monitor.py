@@ -15,6 +15,7 @@ import pytest
 
 import ftkit
 from ftkit.errors import FtkitError, RunError
+from ftkit.train.checkpoints import Checkpoints
 from ftkit.ui import MonitorPanel, Workspace
 from ftkit.ui.charts import RunChart
 from ftkit.ui.svg_chart import SvgChart
@@ -262,7 +263,32 @@ def test_earlier_runs_are_listed_and_opened(monitor: MonitorPanel, workspace: Wo
 def test_an_interrupted_run_says_how_to_go_on(monitor: MonitorPanel, workspace: Workspace) -> None:
     monitor.show(folder_of("lost", workspace, state="running"))
     assert "interrupted" in monitor._head.value
-    assert "Resume goes on" in monitor._failure.value
+    assert "no checkpoint to go on from" in monitor._failure.value
+    assert not monitor._resume.disabled
+
+
+@pytest.mark.parametrize("state", ["stopped", "interrupted"])
+def test_an_ended_run_says_which_checkpoint_it_goes_on_from(
+    monitor: MonitorPanel, workspace: Workspace, state: str
+) -> None:
+    run = folder_of("ended", workspace, state="running" if state == "interrupted" else state)
+    for step in (2, 4):
+        with Checkpoints(run.path / "checkpoints").writing(step) as folder:
+            (folder / "weights").write_text("1")
+    monitor.show(run)
+    assert "from the checkpoint of step 4" in monitor._failure.value
+    monitor.show(None)
+    (run.path / "checkpoints" / "checkpoint-4" / "weights").write_text("torn")
+    monitor.show(run)
+    assert "from the checkpoint of step 2" in monitor._failure.value
+
+
+def test_why_a_run_stopped_by_itself_is_shown(monitor: MonitorPanel, workspace: Workspace) -> None:
+    run = folder_of("late", workspace, state="stopped")
+    why = "saved before the time limit of 5 minutes; Resume goes on from here"
+    run._folder.log.append("state", state="stopped", detail=why, error=None)
+    monitor.show(run)
+    assert why in monitor._failure.value
 
 
 @pytest.mark.slow
@@ -315,7 +341,7 @@ def test_accuracy_has_a_tile_where_the_run_tells_it() -> None:
     run.evaluate(10)
     history.read()
     assert re.search(
-        r"Token accuracy</span><b>\d+%</b><small>held out; \d+% in training", tiles(history, run.progress)
+        r"Token accuracy</span><b>\d+%</b><small>held out; train \d+%", tiles(history, run.progress)
     )
     silent = FakeRun(total_steps=20)
     silent.log(1, accuracy=None)

@@ -287,7 +287,7 @@ class MonitorPanel(Panel):
         self._resume.disabled = status not in _CAN_RESUME
         self._stop.disabled = status not in _CAN_STOP
         if status != self._status or whole:
-            self._failure.value = _run_view.failure(run, status)
+            self._failure.value = _run_view.outcome(run, status)
             self._failure.layout.display = None if self._failure.value else "none"
         if whole or "notes" in changed:
             self._notes.value = _run_view.remarks(history.notes)
