@@ -20,7 +20,7 @@ ROWS = [{"instruction": f"What is on table {n}?", "output": "A lamp."} for n in 
 def recipe(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Recipe]:
     def make(kind: str = "grpo", **changes: Any) -> Recipe:
         return Recipe(
-            model=str(tiny_model_folder()),
+            model=str(tiny_model_folder(initializer_range=0.3)),  # an adapter can make words likely
             data={"source": str(ftkit.data.save_rows(ROWS)), "held_out_fraction": 0.2},
             method="lora",
             objective={"type": kind, "max_new_tokens": 8, "num_generations": 8, **changes},
@@ -36,7 +36,7 @@ def recipe(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Callable[.
 
 
 def vowels(completions: list[str]) -> list[float]:
-    return [sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in completions]
+    return [10 * sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in completions]
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("grpo", 0.0), ("grpo", 0.05), ("rloo", 0.05)])
