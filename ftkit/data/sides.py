@@ -39,6 +39,8 @@ def sides(example: Example, objective: Objective) -> tuple[Conversation | PlainT
         return _pair(example)
     if objective.reads == "rated":
         return _rated(example)
+    if objective.reads == "prompts":
+        return (_prompt(example),)
     return (as_conversation(example),)
 
 
@@ -63,6 +65,16 @@ def _pair(example: Example) -> tuple[Conversation, ...]:
         Conversation((*read, *reply), example.row, example.extra, tools=example.tools)
         for reply in (example.chosen, example.rejected)
     )
+
+
+def _prompt(example: Example) -> Conversation:
+    """A conversation whose last reply the model gives itself: the row's own is the answer expected."""
+    if isinstance(example, PreferencePair):
+        example = Conversation((*example.prompt, *example.chosen), example.row, example.extra)
+    whole = as_conversation(replace(example, good=True) if isinstance(example, RatedReply) else example)
+    if isinstance(whole, PlainText) or not any(turn.role == "user" for turn in whole.messages):
+        raise UnusableRowError("there is no question in it that could be answered")
+    return whole
 
 
 def _rated(example: Example) -> tuple[Conversation, ...]:

@@ -1,7 +1,20 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
 from ftkit.recipe._base import Section
-from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Head, Objective, Pretraining, Reward, SimPO
+from ftkit.recipe.objectives import (
+    CPO,
+    DPO,
+    GRPO,
+    KTO,
+    ORPO,
+    RLOO,
+    SFT,
+    Head,
+    Objective,
+    Pretraining,
+    Reward,
+    SimPO,
+)
 from ftkit.recipe.schema import (
     Compute,
     Data,
@@ -21,8 +34,10 @@ from ftkit.recipe.schema import (
 __all__ = [
     "CPO",
     "DPO",
+    "GRPO",
     "KTO",
     "ORPO",
+    "RLOO",
     "SFT",
     "Compute",
     "Data",

@@ -1,7 +1,8 @@
 """What is learned of the rows: the objectives, each with the settings that are its own and its paper named.
 
 `reads` says what an objective needs of a row: `texts` to imitate, `pairs` of a better and a worse reply,
-or `rated` replies. `head` says what the model puts out: `words`, or one `score` for a whole text.
+`rated` replies, or `prompts` that the model answers itself. `head` says what the model puts out: `words`,
+or one `score` for a whole text.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftkit.recipe._base import Section
+from ftkit.recipe._base import PositiveInt, Section
 
-Reads = Literal["texts", "pairs", "rated"]
+Reads = Literal["texts", "pairs", "rated", "prompts"]
 Head = Literal["words", "score"]
 Beta = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -155,7 +156,39 @@ class Reward(Section):
     """Pull of the mean score of a pair towards zero, such as 0.01 (arXiv:2312.09244). Empty: none."""
 
 
+class _Rewarded(Section):
+    """What the objectives share by which a model learns from rewards for its own replies."""
+
+    reads: ClassVar[Reads] = "prompts"
+    head: ClassVar[Head] = "words"
+    rewards: tuple[str, ...] = ()
+    """What replies are rewarded by, summed: `json`, `exact_match`, `length:200` (characters at most),
+    `regex:PATTERN`, `model:FOLDER` (a reward model), or the name of a function of yours."""
+    num_generations: Annotated[int, Field(ge=2)] = 4
+    """Replies to each prompt, compared with one another. `batch_size` counts prompts."""
+    max_new_tokens: PositiveInt = 128
+    """Longest reply, in tokens."""
+    temperature: Annotated[float, Field(gt=0, le=5)] = 1.0
+    """How varied the replies are."""
+
+
+class GRPO(_Rewarded):
+    """Make its replies likelier that are rewarded above their group (Shao et al. 2024, arXiv:2402.03300)."""
+
+    type: Literal["grpo"] = "grpo"
+    beta: Weight = 0.0
+    """How strongly the model is held to the reference. 0: not at all, and faster."""
+
+
+class RLOO(_Rewarded):
+    """Reinforce the replies that are rewarded above the others (Ahmadian et al. 2024, arXiv:2402.14740)."""
+
+    type: Literal["rloo"] = "rloo"
+    beta: Weight = 0.05
+    """How strongly the model is held to the reference. 0: not at all, and faster."""
+
+
 Objective = Annotated[
-    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO | Reward,
+    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO | Reward | GRPO | RLOO,
     Field(discriminator="type"),
 ]

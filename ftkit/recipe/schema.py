@@ -318,6 +318,17 @@ class Recipe(Section):
                 f"compute.processes is {self.compute.processes}, but compute.launch {self.compute.launch!r} "
                 "is one process: set compute.launch to 'torchrun' or 'ray', or compute.processes to 1"
             )
+        beta = getattr(self.objective, "beta", 0)
+        if self.objective.reads == "prompts" and beta and self.method.type == "full":
+            raise ValueError(
+                f"objective.beta ({beta:g}) needs a reference, which method.type 'full' would "
+                "keep as a second copy of the model: set objective.beta to 0, or train an adapter"
+            )
+        if self.objective.reads == "prompts" and self.compute.processes > 1:
+            raise ValueError(
+                f"compute.processes ({self.compute.processes}) has to be 1 for objective "
+                f"{self.objective.type!r}, which answers and learns in one process"
+            )
         weights = {part.weight for part in (self.data, *self.data.mixed_with)}
         if len(weights) > 1 and self.data.mix == "concat":
             raise ValueError(
@@ -382,6 +393,8 @@ class Recipe(Section):
 
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
+    if recipe.objective.head != "words" or recipe.objective.reads == "prompts":
+        return f"compute.backend 'unsloth' does not take objective.type {recipe.objective.type!r}"
     method, level = recipe.method, recipe.compute.gradient_checkpointing
     if recipe.compute.processes > 1:
         return "compute.backend 'unsloth' does not take several compute.processes: choose backend 'ftkit'"

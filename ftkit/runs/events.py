@@ -23,6 +23,8 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
   `chosen_logprob` and `rejected_logprob` (nats a reply), `pair_accuracy` (the share of pairs whose chosen
   reply has the higher reward), and of rated replies `kl` (the reference point, nats)
 - `eval`: `step`, `epoch`, `loss`, `seconds`, and of the above `accuracy`, `entropy` and all of preferences
+- `rollout`: `step`, `held_out`, `prompt` (its last turn), `reply`, `rewards` (by name): some of the replies
+  that the model was rewarded for; `train` and `eval` then hold `reward`, `reward_std`, `reply_tokens`, `kl`
 - `checkpoint`: `step`, `path` (inside the run folder)
 - `note`: `level` (`info`, `warning` or `error`), `text`
 """

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -330,7 +330,7 @@ class Run:
         return load_model(recipe.model, recipe.compute, adapter=saved, progress=progress)
 
 
-def start(recipe: Recipe | str | Path) -> Run:
+def start(recipe: Recipe | str | Path, *, rewards: Sequence[Callable[..., Any]] = ()) -> Run:
     """Start a run and return at once; where another one trains on this machine, it waits its turn.
 
     It lives in a thread of this process, or in one or several of its own where `compute.launch` says so.
@@ -339,15 +339,22 @@ def start(recipe: Recipe | str | Path) -> Run:
     ----------
     recipe
         A Recipe, or the path of a YAML file with one.
+    rewards
+        Functions that reward replies, for objectives `grpo` and `rloo`: see `ftkit.train.rewards`. The Recipe
+        keeps their names.
 
     Raises
     ------
     RecipeError
         When the Recipe cannot be read.
     RunError
-        When the run folder cannot be made.
+        When the run folder cannot be made, or a reward function cannot be taken.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
+    if rewards:
+        from ftkit.train.rewards import with_functions
+
+        recipe = with_functions(recipe, rewards)
     run = Run(RunFolder.create(recipe))
     run._begin(resume=False)
     return run

@@ -23,6 +23,7 @@ TRAIN_CURVES = (
     "accuracy",
     "margin",
     "pair_accuracy",
+    "reward",
     "learning_rate",
     "grad_norm",
     "memory_gb",
@@ -35,6 +36,7 @@ EVAL_CURVES = {
     "eval_accuracy": "accuracy",
     "eval_margin": "margin",
     "eval_pair_accuracy": "pair_accuracy",
+    "eval_reward": "reward",
 }
 """Curves of `eval` events and the event's field."""
 

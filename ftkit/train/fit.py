@@ -95,6 +95,11 @@ def fit(
     )
     if recipe.data.template:  # chat, evaluation and the saved tokenizer use the same
         loaded.tokenizer.chat_template = template.source
+    if recipe.objective.reads == "prompts":
+        _roll_out(recipe, loaded, dataset, folder, sink, control, publish, resume, progress, ranks)
+        progress.quietly("Saving", None)
+        _save(loaded, template, recipe, folder)
+        return
     with ranks.first():
         train, evaluation, refused = _tokens(dataset, template, recipe, sink, progress)
     del dataset  # only the tokens are needed from here on, and they may be on disk
@@ -183,6 +188,55 @@ def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:
     return backend
 
 
+def _roll_out(
+    recipe: Recipe,
+    loaded: LoadedModel,
+    dataset: Dataset,
+    folder: Path,
+    sink: Sink,
+    control: Control,
+    publish: Publish,
+    resume: bool,
+    progress: _Stages,
+    ranks: Ranks,
+) -> None:
+    """Train on rewards for the model's own replies."""
+    from ftkit.models.adapters import apply_method
+    from ftkit.train.rewards import resolve
+    from ftkit.train.rollouts import make_trainer, rows_of
+    from ftkit.train.trainer import checkpoints_of
+
+    resolve(getattr(recipe.objective, "rewards", ()))  # what is missing is said before anything is prepared
+    rows = rows_of(dataset.train, recipe)
+    few = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
+    held_out = rows_of(few, recipe) if len(few) else []
+    progress("Preparing the model", None)
+    _seed(recipe.training.seed)
+    apply_method(loaded, recipe.method)
+    sink.emit("environment", facts=_environment(loaded, "TRL's own passes", "ftkit"))
+
+    def make(rate_scale: float | None) -> Any:
+        return make_trainer(loaded, rows, held_out, recipe, folder, sink, control, rate_scale)
+
+    trainer = make(None)
+    sink.emit(
+        "plan",
+        train_rows=len(rows),
+        eval_rows=len(held_out),
+        train_tokens=0,
+        trained_tokens=0,
+        batches=len(trainer.batches),
+        packing_efficiency=1.0,
+        longest=None,
+        refused=[asdict(refusal) for refusal in dataset.refused[:100]],
+    )
+    checkpoints = checkpoints_of(recipe, folder)
+    start_at = _newest(checkpoints, sink, ranks) if resume else None
+    progress("Training", None)
+    publish(loaded)
+    _train(make, trainer, start_at, checkpoints, recipe, sink, ranks)
+
+
 def _sound(
     checkpoints: Checkpoints, ranks: Ranks, at_most: int | None
 ) -> tuple[Checkpoint | None, list[str]]:
@@ -202,8 +256,8 @@ def _newest(checkpoints: Checkpoints, sink: Sink, ranks: Ranks) -> Path | None:
 
 
 def _train(
-    make: Callable[[float | None], FtkitTrainer],
-    trainer: FtkitTrainer,
+    make: Callable[[float | None], Any],
+    trainer: Any,
     start_at: Path | None,
     checkpoints: Checkpoints,
     recipe: Recipe,

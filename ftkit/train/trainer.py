@@ -52,7 +52,124 @@ from ftkit.train.watch import LossWatch, all_finite
 _OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
 
-class FtkitTrainer(Trainer):
+class Steps:
+    """What a Trainer of ftkit does beside its loss: sealed checkpoints, and a rate that can be changed."""
+
+    loaded: LoadedModel
+    settings: Training
+    sink: Sink
+    ranks: Ranks
+    counted: Counted
+    checkpoints: Checkpoints
+    rate_scale: float | None
+    last_eval: tuple[int, float] | None
+    batches: Any
+    batches_a_step: int
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    state: TrainerState
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Weights, and all that it takes to go on exactly here, as one sealed folder."""
+        step = self.state.global_step
+        if not all_finite(self.model):
+            raise BadLossError(f"The weights are no longer finite at step {step}.", step, step - 1)
+        started = time.perf_counter()
+        generators = training_state.gathered_generators(self.ranks)
+        if self.ranks.number > 0:
+            return
+        eval_loss = self.last_eval[1] if self.last_eval and self.last_eval[0] == step else None
+        with self.checkpoints.writing(step, eval_loss) as work:
+            save_adapter(self.loaded, work)
+            self.state.save_to_json(str(work / TRAINER_STATE_NAME))
+            scaler = getattr(self.accelerator, "scaler", None)
+            training_state.save(
+                {
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.lr_scheduler.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                    "random": training_state.random_state(),
+                    "generators": generators,
+                    "batches_a_step": self.batches_a_step,
+                    "counted": dataclasses.asdict(self.counted),
+                    "rate_scale": self.rate_scale or 1.0,
+                    "learning_rate": self.settings.learning_rate,
+                },
+                work,
+            )
+        self.counted.saving = time.perf_counter() - started
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        kept = training_state.load(Path(checkpoint))
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.lr_scheduler.load_state_dict(kept["scheduler"])
+        if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+        self.counted = Counted(**kept["counted"])
+        before_it = kept.get("batches_a_step", self.batches_a_step)
+        if before_it != self.batches_a_step:
+            text = (
+                f"The checkpoint was made with {before_it} batches a step, and the run goes on with "
+                f"{self.batches_a_step}: rows of this epoch may come again or not at all."
+            )
+            self.sink.emit("note", level="warning", text=text)
+        if self.rate_scale is None:
+            # a branch with another learning rate takes that; else what was set while the run went on stays
+            same = kept["learning_rate"] == self.settings.learning_rate
+            self.rate_scale = kept["rate_scale"] if same else 1.0
+        before = kept["learning_rate"] * kept["rate_scale"]
+        self._scale_rate(self.settings.learning_rate * self.rate_scale / before)
+        for group in self.optimizer.param_groups:
+            if group.get("weight_decay"):  # parameters that never decay have a group of their own
+                group["weight_decay"] = self.settings.weight_decay
+
+    def steps_done(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was made after the last step."""
+        reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+        return reached >= total_steps(self.settings, len(self.batches), self.batches_a_step)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's own, at the run's share of the learning rate; a checkpoint brings its own share."""
+        made = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        self._scale_rate(self.rate_scale or 1.0)
+        return made
+
+    def set_peak(self, peak: float) -> None:
+        """Go on with another peak learning rate; the schedule's shape stays, checkpoints keep it."""
+        scale = peak / self.settings.learning_rate
+        self._scale_rate(scale / (self.rate_scale or 1.0))
+        self.rate_scale = scale
+
+    def _scale_rate(self, factor: float) -> None:
+        """Multiply the learning rate, now and for the rest of the schedule."""
+        if factor == 1.0:
+            return
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    group[name] *= factor
+        for name in ("base_lrs", "_last_lr"):
+            if hasattr(self.lr_scheduler, name):
+                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Loaded with the optimizer."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            kept = training_state.load(Path(checkpoint))
+            training_state.restore_random_state(kept["random"])
+            training_state.restore_generators(kept.get("generators", []), self.ranks, self.settings.seed)
+
+
+class FtkitTrainer(Steps, Trainer):
     """A Trainer whose loss an `Objective` makes, and whose steps take turns with other users of the model.
 
     Parameters
@@ -101,11 +218,11 @@ class FtkitTrainer(Trainer):
             collate = _OrNothing(collate, items[int(lengths(items).argmin())])
         super().__init__(
             model=loaded.model,
-            args=_arguments(recipe, loaded, steps, bool(held_out), folder, recompute),
+            args=arguments_of(recipe, loaded, steps, bool(held_out), folder, recompute),
             data_collator=collate,
             train_dataset=items,
             eval_dataset=held_out,
-            callbacks=[_Reporter(self, sink)],
+            callbacks=[Reporter(self, sink)],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
@@ -224,103 +341,6 @@ class FtkitTrainer(Trainer):
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        self.save_checkpoint()
-
-    def save_checkpoint(self) -> None:
-        """Weights, and all that it takes to go on exactly here, as one sealed folder."""
-        step = self.state.global_step
-        if not all_finite(self.model):
-            raise BadLossError(f"The weights are no longer finite at step {step}.", step, step - 1)
-        started = time.perf_counter()
-        generators = training_state.gathered_generators(self.ranks)
-        if self.ranks.number > 0:
-            return
-        eval_loss = self.last_eval[1] if self.last_eval and self.last_eval[0] == step else None
-        with self.checkpoints.writing(step, eval_loss) as work:
-            save_adapter(self.loaded, work)
-            self.state.save_to_json(str(work / TRAINER_STATE_NAME))
-            scaler = getattr(self.accelerator, "scaler", None)
-            training_state.save(
-                {
-                    "optimizer": self.optimizer.state_dict(),
-                    "scheduler": self.lr_scheduler.state_dict(),
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                    "random": training_state.random_state(),
-                    "generators": generators,
-                    "batches_a_step": self.batches_a_step,
-                    "counted": dataclasses.asdict(self.counted),
-                    "rate_scale": self.rate_scale or 1.0,
-                    "learning_rate": self.settings.learning_rate,
-                },
-                work,
-            )
-        self.counted.saving = time.perf_counter() - started
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        kept = training_state.load(Path(checkpoint))
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.lr_scheduler.load_state_dict(kept["scheduler"])
-        if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
-            self.accelerator.scaler.load_state_dict(kept["scaler"])
-        self.counted = Counted(**kept["counted"])
-        before_it = kept.get("batches_a_step", self.batches_a_step)
-        if before_it != self.batches_a_step:
-            text = (
-                f"The checkpoint was made with {before_it} batches a step, and the run goes on with "
-                f"{self.batches_a_step}: rows of this epoch may come again or not at all."
-            )
-            self.sink.emit("note", level="warning", text=text)
-        if self.rate_scale is None:
-            # a branch with another learning rate takes that; else what was set while the run went on stays
-            same = kept["learning_rate"] == self.settings.learning_rate
-            self.rate_scale = kept["rate_scale"] if same else 1.0
-        before = kept["learning_rate"] * kept["rate_scale"]
-        self._scale_rate(self.settings.learning_rate * self.rate_scale / before)
-        for group in self.optimizer.param_groups:
-            if group.get("weight_decay"):  # parameters that never decay have a group of their own
-                group["weight_decay"] = self.settings.weight_decay
-
-    def steps_done(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was made after the last step."""
-        reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-        return reached >= total_steps(self.settings, len(self.batches), self.batches_a_step)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Trainer's own, at the run's share of the learning rate; a checkpoint brings its own share."""
-        made = super().create_scheduler(num_training_steps, optimizer)
-        self._scale_rate(self.rate_scale or 1.0)
-        return made
-
-    def set_peak(self, peak: float) -> None:
-        """Go on with another peak learning rate; the schedule's shape stays, checkpoints keep it."""
-        scale = peak / self.settings.learning_rate
-        self._scale_rate(scale / (self.rate_scale or 1.0))
-        self.rate_scale = scale
-
-    def _scale_rate(self, factor: float) -> None:
-        """Multiply the learning rate, now and for the rest of the schedule."""
-        if factor == 1.0:
-            return
-        for group in self.optimizer.param_groups:
-            for name in ("lr", "initial_lr"):
-                if name in group:
-                    group[name] *= factor
-        for name in ("base_lrs", "_last_lr"):
-            if hasattr(self.lr_scheduler, name):
-                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """Loaded with the optimizer."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            kept = training_state.load(Path(checkpoint))
-            training_state.restore_random_state(kept["random"])
-            training_state.restore_generators(kept.get("generators", []), self.ranks, self.settings.seed)
-
 
 @dataclasses.dataclass
 class Counted:
@@ -410,10 +430,10 @@ class _Whole(torch.nn.Module):
         return outcome.terms, dict(outcome.figures)
 
 
-class _Reporter(TrainerCallback):
+class Reporter(TrainerCallback):
     """Trainer's moments as events, the person's wishes as its control flags, one turn of the gate a step."""
 
-    def __init__(self, trainer: FtkitTrainer, sink: Sink) -> None:
+    def __init__(self, trainer: Any, sink: Sink) -> None:
         self.trainer = trainer
         self.sink = sink
         self.wishes = trainer.wishes
@@ -557,7 +577,7 @@ class _Reporter(TrainerCallback):
             self.turn = None
 
 
-def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
+def run_trainer(trainer: Any, resume_from: Path | None) -> None:
     """Train to the end, to a stop, or to an error; the gate is free afterwards in each case."""
     if resume_from is not None and trainer.steps_done(resume_from):
         trainer._load_from_checkpoint(str(resume_from))  # it was lost while its result was being saved
@@ -566,7 +586,7 @@ def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, _Reporter):
+            if isinstance(callback, Reporter):
                 callback.release()
 
 
@@ -614,17 +634,20 @@ def _recomputation(on: bool) -> dict[str, Any]:
     return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
-def _arguments(
+def arguments_of(
     recipe: Recipe,
     loaded: LoadedModel,
     steps: int,
     has_eval: bool,
     folder: Path,
     recompute: str,
-) -> TrainingArguments:
+    kind: type[TrainingArguments] = TrainingArguments,
+    **own: Any,
+) -> Any:
+    """What Trainer is told; `own` are arguments of another `kind` of it, or others than the Recipe's."""
     training = recipe.training
     evaluates = has_eval and training.evals > 0
-    arguments = TrainingArguments(
+    told: dict[str, Any] = dict(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -655,5 +678,6 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
+    arguments = kind(**told | own)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # a packed batch is one row: DataParallel cannot split it
     return arguments

@@ -44,6 +44,8 @@ _TYPES = {
     "cpo": "Preference pairs (CPO)",
     "kto": "Rated replies (KTO)",
     "reward": "Reward model",
+    "grpo": "Rewards (GRPO)",
+    "rloo": "Rewards (RLOO)",
 }
 
 

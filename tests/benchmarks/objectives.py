@@ -1,8 +1,9 @@
 """What the objectives do to the starter model: margins of held-out pairs and ratings, before and after.
 
-    python -m tests.benchmarks.objectives sft OUT [RATED_FILE]
+    python -m tests.benchmarks.objectives sft OUT [RATED_FILE [STEPS [HELD_OUT_ROWS]]]
     python -m tests.benchmarks.objectives dpo OUT
     python -m tests.benchmarks.objectives kto OUT RATED_FILE
+    python -m tests.benchmarks.objectives grpo OUT
     python -m tests.benchmarks.objectives pretraining OUT
 
 `sft` trains the model whole, and the others start from what it saved. The preference pairs are the starter
@@ -64,12 +65,17 @@ def run(name: str, out: Path, **recipe: Any) -> Any:
     return made
 
 
-def main(kind: str, out: Path, file: str = "") -> None:
+def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_out: int = 24) -> None:
     after_sft = str(out / "sft" / "model")
-    short = {"max_length": 256, "eval_rows": 24, "held_out_fraction": 0.2}
-    steps = {"batch_size": 4, "max_steps": 40, "evals": 2, "checkpoints": 0}
+    short = {"max_length": 256, "eval_rows": rows_held_out, "held_out_fraction": 0.2}
+    steps = {"batch_size": 4, "max_steps": max_steps, "evals": 1, "checkpoints": 0}
     lora = {"type": "lora", "rank": 16}
     match kind:
+        case "grpo":
+            data = {"source": "starter:extract", "eval_rows": 8, "max_rows": 64}
+            objective = {"type": "grpo", "rewards": ["json"], "num_generations": 6, "max_new_tokens": 56}
+            training = {"batch_size": 2, "max_steps": 12, "evals": 1, "learning_rate": 3e-4, "checkpoints": 0}
+            run("grpo", out, data=data, method=lora, objective=objective, training=training)
         case "sft":
             data: Any = [{"source": "starter:extract", "max_rows": 160, **short}]
             if file:
@@ -87,7 +93,7 @@ def main(kind: str, out: Path, file: str = "") -> None:
             run("dpo", out, model=after_sft, data=rows, method=lora, objective="dpo", training=training)
         case "kto":
             rows = {"source": file, **short}
-            training = steps | {"learning_rate": 5e-5, "batch_size": 8}
+            training = steps | {"learning_rate": 5e-5}
             run("kto", out, model=after_sft, data=rows, method=lora, objective="kto", training=training)
         case "pretraining":
             rows = {"source": str(ftkit.data.save_rows(sources())), **short, "too_long": "split"}
@@ -96,4 +102,4 @@ def main(kind: str, out: Path, file: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:4], *map(int, sys.argv[4:]))

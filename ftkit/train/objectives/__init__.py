@@ -30,3 +30,5 @@ def choose(recipe: Recipe) -> Objective:
             return KahnemanTversky(settings, recipe.data.max_length)
         case Reward() as settings:
             return BradleyTerry(settings)
+        case settings:
+            raise TypeError(f"objective {settings.type!r} is trained by ftkit.train.rollouts")

@@ -1,0 +1,270 @@
+"""GRPO and RLOO through TRL: its algorithms and generation; ftkit's checkpoints, events, turns and stops.
+
+Each step the model answers some prompts several times, the replies are rewarded, and those rewarded above
+their group become likelier. What it said and got goes out as `rollout` events.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback
+
+from ftkit.data.example import Conversation, Example, UnusableRowError
+from ftkit.data.sides import sides
+from ftkit.errors import DataError, RunError
+from ftkit.models.load import LoadedModel
+from ftkit.recipe import GRPO, RLOO, Recipe
+from ftkit.train.objectives.base import Outcome
+from ftkit.train.protocol import Control, Sink
+from ftkit.train.ranks import ALONE
+from ftkit.train.rewards import Reward, resolve
+from ftkit.train.trainer import Counted, Reporter, Steps, Tally, arguments_of, checkpoints_of, total_steps
+
+SHOWN = 4
+"""Replies of a step that go out as events: a group, mostly."""
+_FIGURES = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "reply_tokens",
+}
+
+
+class Prompts:
+    """How many passes make an epoch; TRL draws the prompts itself, by seed."""
+
+    efficiency = 1.0
+
+    def __init__(self, prompts: int, a_step: int, passes: int) -> None:
+        self.count = prompts // a_step * passes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, number: int) -> None:
+        """Nothing to do."""
+
+
+def rows_of(examples: Sequence[Example], recipe: Recipe) -> list[dict[str, Any]]:
+    """The prompts as TRL takes them, with the answer that each row holds and its other columns.
+
+    Raises
+    ------
+    DataError
+        When no row has a question.
+    """
+    made: list[dict[str, Any]] = []
+    for example in examples:
+        try:
+            (talk,) = sides(example, recipe.objective)
+        except UnusableRowError:
+            continue
+        assert isinstance(talk, Conversation)
+        last = max(place for place, turn in enumerate(talk.messages) if turn.role == "user")
+        after = [turn.content for turn in talk.messages[last + 1 :] if turn.role == "assistant"]
+        prompt = [turn.as_dict() for turn in talk.messages[: last + 1]]
+        plain = {key: value for key, value in talk.extra.items() if isinstance(value, (str, int, float))}
+        made.append({**plain, "prompt": prompt, "answer": after[-1] if after else "", "row": talk.row})
+    if not made:
+        raise DataError("No row has a question that the model could answer.", "Give rows with user turns.")
+    return made
+
+
+def make_trainer(
+    loaded: LoadedModel,
+    rows: Sequence[dict[str, Any]],
+    held_out: Sequence[dict[str, Any]],
+    recipe: Recipe,
+    folder: Path,
+    sink: Sink,
+    control: Control,
+    rate_scale: float | None = None,
+) -> Any:
+    """TRL's trainer for the Recipe's objective.
+
+    Raises
+    ------
+    RunError
+        When TRL is not installed, or a reward is not known.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import datasets
+        import trl
+    except ImportError:
+        raise RunError(
+            f"Objective {recipe.objective.type!r} runs through TRL, which is not installed.",
+            "Install it: pip install 'ftkit[trl]'.",
+        ) from None
+    settings = recipe.objective
+    assert isinstance(settings, (GRPO, RLOO))
+    rewards = resolve(settings.rewards)
+    trainer, arguments = (
+        (trl.GRPOTrainer, trl.GRPOConfig) if isinstance(settings, GRPO) else (trl.RLOOTrainer, trl.RLOOConfig)
+    )
+    training = recipe.training
+    prompts_a_step = training.batch_size * training.gradient_accumulation_steps
+    if len(rows) < prompts_a_step:
+        raise DataError(
+            f"There are {len(rows)} prompts, and a step takes {prompts_a_step}.",
+            "Lower training.batch_size (which counts prompts here), or give more rows.",
+        )
+    batches = Prompts(len(rows), prompts_a_step, training.gradient_accumulation_steps)
+    replies = training.batch_size * settings.num_generations
+    args = arguments_of(
+        recipe,
+        loaded,
+        total_steps(training, len(batches), training.gradient_accumulation_steps),
+        bool(held_out),
+        folder,
+        "off",
+        arguments,
+        per_device_train_batch_size=replies,
+        per_device_eval_batch_size=replies,
+        num_generations=settings.num_generations,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        beta=settings.beta,
+        bf16=loaded.dtype == "bfloat16",
+        eval_on_start=bool(held_out) and training.evals > 0,
+    )
+    kind = type("Rollouts", (_Rollouts, trainer), {})
+    return kind(
+        loaded,
+        rewards,
+        batches,
+        recipe,
+        folder,
+        sink,
+        control,
+        rate_scale,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(list(rows)),
+        eval_dataset=datasets.Dataset.from_list(list(held_out)) if held_out else None,
+    )
+
+
+class _Rollouts(Steps):
+    """What both of TRL's trainers get: ftkit's steps, and rewards that say what is wrong with them."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rewards: dict[str, Reward],
+        batches: Prompts,
+        recipe: Recipe,
+        folder: Path,
+        sink: Sink,
+        control: Control,
+        rate_scale: float | None,
+        **trl: Any,
+    ) -> None:
+        self.loaded, self.gate, self.sink, self.wishes = loaded, loaded.gate, sink, control
+        self.settings, self.batches, self.ranks = recipe.training, batches, ALONE
+        self.batches_a_step = recipe.training.gradient_accumulation_steps
+        self.rewards = rewards
+        self.counted, self.tally = Counted(), Tally()
+        self.rate_scale = rate_scale
+        self.checkpoints = checkpoints_of(recipe, folder)
+        self.last_eval = None
+        self._evaluated: dict[str, float] = {}
+        super().__init__(  # type: ignore[call-arg]
+            model=loaded.model,
+            reward_funcs=[_named(name) for name in rewards],
+            processing_class=loaded.tokenizer,
+            callbacks=[Reporter(self, sink)],
+            **trl,
+        )
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)  # type: ignore[attr-defined]
+
+    def _calculate_rewards(
+        self, inputs: Sequence[dict[str, Any]], prompts: Sequence[Any], completions: Sequence[Any], ids: Any
+    ) -> torch.Tensor:
+        """(replies, rewards); TRL's own would let a NaN pass as an answer left out."""
+        columns: dict[str, Sequence[Any]] = {
+            key: [row[key] for row in inputs] for key in inputs[0] if key != "prompt"
+        }
+        columns["prompts"] = prompts
+        columns["completions"] = texts = [_text(completion) for completion in completions]
+        values = {name: reward(columns) for name, reward in self.rewards.items()}
+        self._tell(prompts, texts, values)
+        training = self.model.training
+        if training:
+            self.counted.tokens += sum(map(len, ids))
+            self.counted.trained_tokens += sum(map(len, ids))
+        made = torch.tensor(list(values.values()), dtype=torch.float32, device=self.accelerator.device).T
+        from accelerate.utils import gather
+
+        gathered: torch.Tensor = gather(made)
+        return gathered
+
+    def _tell(self, prompts: Sequence[Any], texts: Sequence[str], values: dict[str, list[float]]) -> None:
+        for place in range(min(SHOWN, len(texts))):
+            self.sink.emit(
+                "rollout",
+                step=self.state.global_step + (1 if self.model.training else 0),
+                held_out=not self.model.training,
+                prompt=_text(prompts[place]),
+                reply=texts[place],
+                rewards={name: found[place] for name, found in values.items()},
+            )
+
+    def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+        """Take TRL's figures over before it clears them."""
+        mode = "train" if self.model.training else "eval"
+        told: dict[str, list[float]] = self._metrics[mode]  # type: ignore[attr-defined]
+        means = {
+            ours: sum(good) / len(good)
+            for theirs, ours in _FIGURES.items()
+            if (
+                good := [
+                    value for value in told.get(theirs, ()) if value is not None and math.isfinite(value)
+                ]
+            )
+        }
+        if mode == "train":
+            self.tally.add(Outcome((), {name: (torch.tensor(mean), 1) for name, mean in means.items()}))
+        else:
+            self._evaluated = means
+        super().log(logs, *rest, **named)  # type: ignore[misc]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Rewards of replies to the held-out prompts."""
+        started = time.perf_counter()
+        with self.gate.turn("evaluation"):
+            metrics: dict[str, float] = super().evaluate()  # type: ignore[misc]
+        loss = float(metrics["eval_loss"])
+        self.sink.emit(
+            "eval",
+            step=self.state.global_step,
+            epoch=self.state.epoch or 0.0,
+            loss=loss,
+            **self._evaluated,
+            seconds=time.perf_counter() - started,
+        )
+        self.last_eval = (self.state.global_step, loss)
+        return metrics
+
+
+def _named(name: str) -> Any:
+    """A stand-in that TRL takes the name of; `_calculate_rewards` asks the real ones."""
+
+    def reward(**_: Any) -> list[float]:
+        raise AssertionError(name)
+
+    reward.__name__ = name
+    return reward
+
+
+def _text(value: Any) -> str:
+    """The last message of a conversation, or the text itself."""
+    return value if isinstance(value, str) else str(value[-1]["content"])
