@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ftkit.fast import compiled
+from ftkit.fast import allocator, compiled
 from ftkit.fast.decoding import is_one_token
 from ftkit.fast.gated import ACTIVATIONS, Activation, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
@@ -48,6 +48,8 @@ class Report:
     used: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
     replaced: list[Any] = field(default_factory=list, repr=False)
+    within: set[int] = field(default_factory=set, repr=False)
+    """Modules whose weights lie in the block of a larger piece: one of their own would hold them twice."""
 
     def lines(self) -> list[str]:
         """One line a piece, for people."""
@@ -60,6 +62,7 @@ class Report:
         for module in self.replaced:
             vars(module).pop("forward", None)
         self.replaced.clear()
+        self.within.clear()
         self.used.clear()
 
 
@@ -114,11 +117,15 @@ def _free(module: torch.nn.Module) -> bool:
 
 
 def _let_go(model: torch.nn.Module) -> None:
-    """Copy weights that still lie in the model's file: the file mapped into memory goes when none does."""
+    """Copy weights that still lie in the model's file: the file mapped into memory goes when none does.
+
+    What the weights held before they were moved goes back to the system.
+    """
     with torch.no_grad():
         for tensor in model.parameters():
             if tensor.device.type == "cpu" and not tensor.requires_grad and tensor.is_contiguous():
                 tensor.data = tensor.data.clone()
+    allocator.trim()
 
 
 # norms
@@ -243,7 +250,7 @@ class _Together:
 
 
 def _single(report: Report, module: Any) -> int:
-    if not hasattr(module, "lora_A") or not _free(module):
+    if not hasattr(module, "lora_A") or not _free(module) or id(module) in report.within:
         return 0
     group = _group([module])
     if group is None:
@@ -286,6 +293,8 @@ def _mlp(report: Report, module: Any, recompute: bool) -> int:
     if not same:
         raise NotFittingError(f"{type(module).__name__} computes something else")
     _swap(report, module, forward)
+    report.within.update(map(id, modules))
+    allocator.trim()  # layer by layer: the most is held here, the weights as they were beside where they go
     return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from ftkit.fast import compiled, pieces
 from ftkit.fast.logprobs import IGNORED, LogProbs, choose
+from ftkit.fast.lora import Group
 from ftkit.recipe import Fast
 
 from .test_packing import CONFIGS as ALL_CONFIGS
@@ -197,3 +199,15 @@ def test_low_precision_keeps_updates_smaller_than_its_grid() -> None:
     share = [float((error * update).sum() / update.square().sum()) for error in (found, plain)]
     assert share[0] == pytest.approx(1, abs=0.05)
     assert share[1] < 0.97
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_weight_is_held_once(name: str) -> None:
+    model = adapted(name)
+    choose(model)
+    own = {id(parameter) for parameter in model.parameters()}
+    held = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    groups = [one for one in gc.get_objects() if isinstance(one, Group)]
+    groups = [group for group in groups if id(group.layers[0].weight) in own]
+    assert groups
+    assert {group.extended.untyped_storage().data_ptr() for group in groups} <= held
