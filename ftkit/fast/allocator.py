@@ -28,7 +28,7 @@ def keep_large_buffers_apart() -> bool:
 def trim() -> bool:
     """Give what has been freed inside the heap back to the system; False where the C library is not glibc.
 
-    Many weights are smaller than `APART_FROM`: those that have been moved leave holes all over the heap, which
+    Many weights are smaller than `APART_FROM`: those that have been moved leave holes in the heap, which
     large buffers do not fill (measured on the starter model in float32: 0.42 GB).
     """
     if sys.platform != "linux":
