@@ -23,20 +23,6 @@ def keep_large_buffers_apart() -> bool:
     """Fix the limit for this process; False where the C library is not glibc."""
     if sys.platform != "linux":
         return False
-
-
-def trim() -> bool:
-    """Give what has been freed inside the heap back to the system; False where the C library is not glibc.
-
-    Many weights are smaller than `APART_FROM`: those that have been moved leave holes in the heap, which
-    large buffers do not fill (measured on the starter model in float32: 0.42 GB).
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
-    except (OSError, AttributeError):
-        return False
     try:
         return bool(ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, APART_FROM))
     except (OSError, AttributeError):
