@@ -26,9 +26,11 @@ Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 
 _RUNTIME_GB = 0.6
 """Python, torch, transformers and the panels; on a GPU, CUDA's own context."""
-_BUFFERS_GB = {2: 0.35, 4: 0.95}
+_BUFFERS_GB = {2: 0.35, 4: 0.1}
 """Slices of logits, buffers of the matrix kernels and what the allocator keeps for later, by the bytes of a
-weight: float32 models are made from half-precision files."""
+weight; LoRA in float32 was measured after the freed heap began to be given back, bfloat16 before."""
+_BUFFERS_OF_FULL_GB = 0.95
+"""The same for full fine-tuning of the starter model; too much for smaller ones."""
 _KEPT = {"lora": 0.72, "full": 0.95}
 """Values kept for the backward pass, per value that goes into or comes out of a linear layer."""
 _KEPT_BY_PEFT = 1.6
@@ -273,7 +275,7 @@ def _parts(
         "gradients": trainable * 4,
         "optimizer": trainable * _OPTIMIZER_BYTES[training.optimizer],
         "activations": activations,
-        "buffers": _BUFFERS_GB[size] * 1e9,
+        "buffers": (_BUFFERS_OF_FULL_GB if method == "full" else _BUFFERS_GB[size]) * 1e9,
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
         "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
