@@ -15,6 +15,7 @@ from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
 from ftkit.models.starter import STARTER, sound
+from ftkit.models.vocabulary import add_tokens
 from ftkit.recipe import Compute, Model
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class LoadedModel:
     dtype
         Precision of the weights: "float32" or "bfloat16".
     method
-        How it has been made trainable: "none", "lora" or "full".
+        How it has been made trainable: "none", or the type of the Recipe's method, such as "lora".
+    new_token_ids
+        Tokens that were added to the vocabulary.
+    own_biases
+        Biases of the model that an adapter trains in place, each with its value before.
     """
 
     model: Any
@@ -48,7 +53,14 @@ class LoadedModel:
     device: str
     dtype: str
     gate: Gate = field(default_factory=Gate)
-    method: Literal["none", "lora", "full"] = "none"
+    method: str = "none"
+    new_token_ids: tuple[int, ...] = ()
+    own_biases: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter beside the weights, so that the base model is still there."""
+        return hasattr(self.model, "peft_config")
 
 
 def load_model(
@@ -89,6 +101,7 @@ def load_model(
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
         model = (build or _model)(source, config, getattr(torch, dtype))
+        new = add_tokens(model, tokenizer, config.new_tokens) if config.new_tokens else ()
         try:
             model.to(device.kind)
         except torch.OutOfMemoryError:
@@ -98,7 +111,7 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype)
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, new_token_ids=new)
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 
@@ -119,7 +132,9 @@ def load_tokenizer(
     source = resolve(config, offline=offline, progress=progress)
     (progress or silent)(f"Loading the tokenizer of {source.name}", None)
     with quiet():
-        return _tokenizer(source, config)
+        tokenizer = _tokenizer(source, config)
+    tokenizer.add_tokens(list(config.new_tokens))
+    return tokenizer
 
 
 def on_this_machine(config: Model) -> bool:

@@ -1,14 +1,26 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
 from ftkit.recipe._base import Section
+from ftkit.recipe.methods import (
+    BOFT,
+    IA3,
+    OFT,
+    AdaLoRA,
+    Adapter,
+    Freeze,
+    FullFineTuning,
+    LoRA,
+    Method,
+    OnLayers,
+    PrefixTuning,
+    PromptTuning,
+    VeRA,
+)
 from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Objective, Pretraining, SimPO
 from ftkit.recipe.schema import (
     Compute,
     Data,
     Fast,
-    FullFineTuning,
-    LoRA,
-    Method,
     Mix,
     Model,
     Output,
@@ -19,26 +31,36 @@ from ftkit.recipe.schema import (
 )
 
 __all__ = [
+    "BOFT",
     "CPO",
     "DPO",
+    "IA3",
     "KTO",
+    "OFT",
     "ORPO",
     "SFT",
+    "AdaLoRA",
+    "Adapter",
     "Compute",
     "Data",
     "Fast",
+    "Freeze",
     "FullFineTuning",
     "LoRA",
     "Method",
     "Mix",
     "Model",
     "Objective",
+    "OnLayers",
     "Output",
+    "PrefixTuning",
     "Pretraining",
+    "PromptTuning",
     "Recipe",
     "Section",
     "SimPO",
     "Source",
     "Training",
+    "VeRA",
     "why_not_unsloth",
 ]

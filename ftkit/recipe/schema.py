@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
 from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
+from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
 from ftkit.recipe.objectives import SFT, Objective
 from ftkit.recipe.rows import are_rows, save_rows
 
@@ -29,6 +30,9 @@ class Model(Section):
     """Branch, tag or commit of a Hub model. Empty: its main branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave off unless you have read that code."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens to add to the vocabulary, such as <tool>. Each begins as the mean of the pieces that it was
+    written with before."""
 
 
 TEMPLATES = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
@@ -93,33 +97,6 @@ class Data(Source):
         """At most so many rows, of the first dataset alone: to look at."""
         few = min(rows, self.max_rows or rows)
         return self.model_copy(update={"max_rows": few, "mixed_with": ()})
-
-
-class LoRA(Section):
-    """Train small low-rank matrices beside the frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
-
-    type: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    """Rank r of the update: higher learns more and costs more memory."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """Scale: the update is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Dropout before the low-rank matrices."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which linear layers get an adapter: `all-linear`, or names such as q_proj, v_proj."""
-    use_rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
-    use_dora: bool = False
-    """Learn magnitude and direction apart (DoRA, arXiv:2402.09353): slower, sometimes better."""
-
-
-class FullFineTuning(Section):
-    """Train every weight of the model. Needs several times the memory of LoRA."""
-
-    type: Literal["full"] = "full"
-
-
-Method = Annotated[LoRA | FullFineTuning, Field(discriminator="type")]
 
 
 class Training(Section):
@@ -312,6 +289,26 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _method_goes_with_the_rest(self) -> Recipe:
+        method = self.method
+        if isinstance(method, LoRA) and method.init in ("pissa", "olora"):
+            if method.use_dora:
+                raise ValueError(f"method.use_dora does not go with method.init {method.init!r}: choose one")
+            if self.training.weight_decay:
+                raise ValueError(
+                    f"training.weight_decay does not go with method.init {method.init!r}: it would pull the "
+                    "model's own main directions towards zero"
+                )
+        if isinstance(method, PromptTuning | PrefixTuning):
+            again = self.compute.gradient_checkpointing
+            if again not in ("auto", "off"):
+                raise ValueError(
+                    f"compute.gradient_checkpointing {again!r} does not go with method {method.type!r}: "
+                    "leave it auto"
+                )
+        return self
+
     def replace(self, changes: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:
         """A new Recipe with some fields changed.
 
@@ -367,13 +364,21 @@ class Recipe(Section):
         return to_python(self)
 
 
+_UNSLOTH_TAKES = {"type", "rank", "alpha", "dropout", "target_modules", "use_rslora"}
+"""Fields of LoRA that `ftkit.models.unsloth_backend` passes on; others are refused, not forgotten."""
+
+
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
     method, level = recipe.method, recipe.compute.gradient_checkpointing
     if method.type not in ("lora", "full"):
         return f"compute.backend 'unsloth' does not take method.type {method.type!r}: lora or full"
-    if isinstance(method, LoRA) and method.use_dora:
-        return "compute.backend 'unsloth' does not take method.use_dora: choose backend 'ftkit'"
+    if isinstance(method, LoRA):
+        for name in sorted(type(method).model_fields.keys() - _UNSLOTH_TAKES):
+            if getattr(method, name) != type(method).model_fields[name].default:
+                return f"compute.backend 'unsloth' does not take method.{name}: choose backend 'ftkit'"
+    if recipe.model.new_tokens:
+        return "compute.backend 'unsloth' does not take model.new_tokens: choose backend 'ftkit'"
     if level in ("attention", "mlp"):
         return (
             f"compute.backend 'unsloth' does not take compute.gradient_checkpointing {level!r}: "

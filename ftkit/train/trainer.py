@@ -37,12 +37,14 @@ from ftkit.errors import RunError
 from ftkit.fast.logprobs import LogProbs
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
-from ftkit.recipe import Recipe, Training
+from ftkit.recipe import AdaLoRA, Recipe, Training
 from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.objectives import Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
+from ftkit.train.optimizers import parameter_groups
 from ftkit.train.protocol import Control, Sink
+from ftkit.train.ranks import RankBudget, penalty
 from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
 
@@ -77,12 +79,14 @@ class FtkitTrainer(Trainer):
         self.gate = loaded.gate
         self.logprobs = logprobs
         self.sink = sink
+        self.recipe = recipe
         self.settings = recipe.training
         self.wishes = control
         self.counted = Counted()
         self.rate_scale = rate_scale
         self.checkpoints = checkpoints_of(recipe, folder)
         self.last_eval: tuple[int, float] | None = None
+        self.extras = extras_of(recipe, loaded)
         self.tally = Tally()
         self.objective = choose(recipe)
         self.passes = ModelPasses(loaded, logprobs)
@@ -95,7 +99,7 @@ class FtkitTrainer(Trainer):
             data_collator=partial(self.objective.collate, lay=layout(loaded, logprobs)),
             train_dataset=items,
             eval_dataset=held_out,
-            callbacks=[_Reporter(self, sink, control)],
+            callbacks=[_Reporter(self, sink, control), *self.extras],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
@@ -138,7 +142,18 @@ class FtkitTrainer(Trainer):
         if counts is None:
             counts = self._get_num_items_in_batch([inputs], self.args.device)
         loss = sum(term / count for term, count in zip(outcome.terms, counts, strict=True))
+        more = penalty(model)
+        if more is not None:
+            loss = loss + more / self.current_gradient_accumulation_steps
         return (loss, None) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Recipe's optimizer over its own parameter groups."""
+        self.optimizer: Any
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(parameter_groups(self.model, self.recipe), **settings)
+        return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Of how much each term of the loss is the mean: summed over the passes of a step, at least 1."""
@@ -202,6 +217,7 @@ class FtkitTrainer(Trainer):
                     "counted": dataclasses.asdict(self.counted),
                     "rate_scale": self.rate_scale or 1.0,
                     "learning_rate": self.settings.learning_rate,
+                    "extras": {type(one).__name__: one.state_dict() for one in self.extras},
                 },
                 work,
             )
@@ -216,6 +232,8 @@ class FtkitTrainer(Trainer):
         if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
             self.accelerator.scaler.load_state_dict(kept["scaler"])
         self.counted = Counted(**kept["counted"])
+        for one in self.extras:
+            one.load_state_dict(kept["extras"][type(one).__name__])
         if self.rate_scale is None:
             # a branch with another learning rate takes that; else what was set while the run went on stays
             same = kept["learning_rate"] == self.settings.learning_rate
@@ -457,6 +475,11 @@ def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, _Reporter):
                 callback.release()
+
+
+def extras_of(recipe: Recipe, loaded: LoadedModel) -> list[Any]:
+    """What the Recipe wants done beside the steps themselves: callbacks whose state checkpoints keep."""
+    return [RankBudget(loaded.model, recipe.method)] if isinstance(recipe.method, AdaLoRA) else []
 
 
 def batches(
