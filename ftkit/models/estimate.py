@@ -20,6 +20,7 @@ from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
 from ftkit.models.source import looks_like_hub_id
 from ftkit.recipe import IA3, Freeze, LoRA, Model, OnLayers, PrefixTuning, PromptTuning, Recipe, Training
+from ftkit.recipe.optimizers import OPTIMIZERS
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 
@@ -38,8 +39,6 @@ _SCORES_UP_TO = 384
 """Attention weights of longer rows are made again rather than kept."""
 LEVELS = ("off", "attention", "mlp", "layers")
 """What the backward pass makes again, from nothing to whole layers."""
-_OPTIMIZER_BYTES = {"adamw": 8.0, "adafactor": 0.1, "sgd": 0.0}
-"""Bytes of optimizer state for each trained parameter."""
 _COMFORT = 0.75
 """Up to this share of the free memory a fine-tune fits with room to spare."""
 _STARTER_ROWS = {"starter:extract": 70, "starter:persona": 70}
@@ -267,7 +266,7 @@ def _parts(
         "weights": found.parameters * size,
         "adapter": trainable * 4 if method.saves == "adapter" else 0,
         "gradients": trainable * 4,
-        "optimizer": trainable * _OPTIMIZER_BYTES[training.optimizer],
+        "optimizer": trainable * OPTIMIZERS[training.optimizer].state_bytes,
         "activations": activations,
         "buffers": _BUFFERS_GB[size] * 1e9,
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.

@@ -17,6 +17,7 @@ from ftkit.errors import RecipeError
 from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
 from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
 from ftkit.recipe.objectives import SFT, Objective
+from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName, check_settings
 from ftkit.recipe.rows import are_rows, save_rows
 
 
@@ -115,12 +116,30 @@ class Training(Section):
     """Passes before one optimizer step: the effective batch is batch_size times this."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Peak learning rate. LoRA likes 1e-4 to 1e-3, full fine-tuning 1e-5 to 5e-5."""
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    lr_scheduler: ScheduleName = "cosine"
     """How the learning rate moves after warm-up."""
+    lr_scheduler_kwargs: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the schedule, such as min_lr_rate: 0.1 (cosine_with_min_lr), num_decay_steps: 100
+    (warmup_stable_decay), num_cycles: 3 (cosine_with_restarts), power: 2 (polynomial)."""
     warmup: Fraction = 0.05
     """Share of the steps over which the learning rate rises from zero."""
-    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    """Update rule."""
+    optimizer: OptimizerName = "adamw"
+    """Update rule. Some come with optional packages: pip install 'ftkit[optimizers]'."""
+    optimizer_kwargs: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the optimizer, such as beta2: 0.95 (adamw), rank: 64 (galore), momentum: 0.9 (sgd)."""
+    embedding_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Another learning rate for trained embeddings, mostly a lower one. Empty: the same."""
+    layerwise_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of each decoder layer, as a share of the layer's above it. Empty: the same for all."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings while training, such as 5 (NEFTune, arXiv:2310.05914). Empty: none."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a moving average of the trained weights, such as 0.999, and take it as the result. Empty: the last
+    weights."""
+    keep_best: bool = False
+    """Take the weights with the lowest held-out loss as the result, rather than the last ones."""
+    early_stopping_patience: PositiveInt | None = None
+    """End training when so many evaluations in a row have not lowered the held-out loss. Empty: never."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Pull of the weights towards zero, per step."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -307,6 +326,53 @@ class Recipe(Section):
                     f"compute.gradient_checkpointing {again!r} does not go with method {method.type!r}: "
                     "leave it auto"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_goes_with_the_rest(self) -> Recipe:
+        training, method = self.training, self.method
+        name, schedule = training.optimizer, training.lr_scheduler
+        kind = OPTIMIZERS[name]
+        check_settings(training.optimizer_kwargs, kind.settings, name, "training.optimizer_kwargs")
+        check_settings(
+            training.lr_scheduler_kwargs, SCHEDULES[schedule], schedule, "training.lr_scheduler_kwargs"
+        )
+        if kind.whole_matrices and method.saves == "adapter":
+            raise ValueError(
+                f"training.optimizer {name!r} does not go with method {method.type!r}: it projects the "
+                "model's own matrices, which only method full or freeze trains"
+            )
+        if name == "schedule_free" and schedule not in ("constant", "constant_with_warmup"):
+            raise ValueError(
+                f"training.optimizer 'schedule_free' does not go with training.lr_scheduler {schedule!r}: "
+                "take constant or constant_with_warmup"
+            )
+        if training.ema_decay is not None and training.keep_best:
+            raise ValueError(
+                "training.ema_decay and training.keep_best exclude each other: each decides which weights "
+                "are the result"
+            )
+        if name == "schedule_free" and (training.ema_decay is not None or training.keep_best):
+            other = "ema_decay" if training.ema_decay is not None else "keep_best"
+            raise ValueError(
+                f"training.optimizer 'schedule_free' does not go with training.{other}: its own average is "
+                "the result"
+            )
+        needs = {
+            "training.keep_best": training.keep_best,
+            "training.early_stopping_patience": training.early_stopping_patience is not None,
+            f"training.lr_scheduler {schedule!r}": schedule == "reduce_lr_on_plateau",
+        }
+        for field, asked in needs.items():
+            if asked and not training.evals:
+                raise ValueError(f"{field} needs held-out losses, and training.evals is 0")
+        if training.embedding_learning_rate is not None and method.type not in ("full", "freeze", "lora"):
+            raise ValueError(
+                f"training.embedding_learning_rate does not go with method {method.type!r}, which trains no "
+                "embeddings"
+            )
+        if self.compute.backend == "unsloth" and training.neftune_alpha is not None:
+            raise ValueError("training.neftune_alpha does not go with compute.backend 'unsloth'")
         return self
 
     def replace(self, changes: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -40,15 +40,15 @@ from ftkit.models.load import LoadedModel
 from ftkit.recipe import AdaLoRA, Recipe, Training
 from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
+from ftkit.train.keeping import Average, AveragedOptimizer, Best
+from ftkit.train.noise import Noise
 from ftkit.train.objectives import Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
-from ftkit.train.optimizers import parameter_groups
+from ftkit.train.optimizers import create, schedule_settings
 from ftkit.train.protocol import Control, Sink
 from ftkit.train.ranks import RankBudget, penalty
 from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
-
-_OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
 
 class FtkitTrainer(Trainer):
@@ -86,7 +86,7 @@ class FtkitTrainer(Trainer):
         self.rate_scale = rate_scale
         self.checkpoints = checkpoints_of(recipe, folder)
         self.last_eval: tuple[int, float] | None = None
-        self.extras = extras_of(recipe, loaded)
+        self.extras = extras_of(recipe, loaded, sink, lambda: self.optimizer)
         self.tally = Tally()
         self.objective = choose(recipe)
         self.passes = ModelPasses(loaded, logprobs)
@@ -151,8 +151,7 @@ class FtkitTrainer(Trainer):
         """The Recipe's optimizer over its own parameter groups."""
         self.optimizer: Any
         if self.optimizer is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(parameter_groups(self.model, self.recipe), **settings)
+            self.optimizer = create(self.model, self.recipe)
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -170,7 +169,7 @@ class FtkitTrainer(Trainer):
         was_training = model.training
         for batch in self.get_eval_dataloader():
             if self.wishes.stopping:
-                return {}
+                return {"eval_loss": self.last_eval[1] if self.last_eval else math.inf}
             with self.gate.turn("evaluation"), torch.no_grad():
                 model.eval()
                 inputs = self._prepare_inputs(batch)
@@ -469,17 +468,31 @@ def run_trainer(trainer: FtkitTrainer, resume_from: Path | None) -> None:
     if resume_from is not None and trainer.steps_done(resume_from):
         trainer._load_from_checkpoint(str(resume_from))  # it was lost while its result was being saved
         return
+    alpha = trainer.settings.neftune_alpha
+    noise = Noise(trainer.model, alpha) if alpha is not None else None
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
+        if noise is not None:
+            noise.remove()
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, _Reporter):
                 callback.release()
 
 
-def extras_of(recipe: Recipe, loaded: LoadedModel) -> list[Any]:
+def extras_of(recipe: Recipe, loaded: LoadedModel, sink: Sink, optimizer: Callable[[], Any]) -> list[Any]:
     """What the Recipe wants done beside the steps themselves: callbacks whose state checkpoints keep."""
-    return [RankBudget(loaded.model, recipe.method)] if isinstance(recipe.method, AdaLoRA) else []
+    training, model = recipe.training, loaded.model
+    made: list[Any] = []
+    if isinstance(recipe.method, AdaLoRA):
+        made.append(RankBudget(model, recipe.method))
+    if training.keep_best or training.early_stopping_patience is not None:
+        made.append(Best(model, sink, training.keep_best, training.early_stopping_patience))
+    if training.ema_decay is not None:
+        made.append(Average(model, training.ema_decay))
+    if training.optimizer == "schedule_free":
+        made.append(AveragedOptimizer(optimizer))
+    return made
 
 
 def batches(
@@ -548,7 +561,8 @@ def _arguments(
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler,
         warmup_steps=math.ceil(training.warmup * steps),
-        optim=_OPTIMIZERS[training.optimizer],
+        lr_scheduler_kwargs=schedule_settings(training, steps),
+        metric_for_best_model="loss",  # what the plateau of a schedule is seen by
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         eval_strategy="steps" if evaluates else "no",
