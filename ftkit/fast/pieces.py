@@ -171,6 +171,8 @@ def linear_of(module: Any) -> Linear | None:
         return None
     if base.weight.requires_grad or base.weight.dtype not in _CLOSE:
         return None
+    if type(base.weight.data) is not torch.Tensor:
+        raise NotFittingError(f"weights held as {type(base.weight.data).__name__} are left to PEFT")
     if base is module:
         return Linear(base.weight, base.bias)
     names = list(getattr(module, "active_adapters", []))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftkit.errors import ModelError
-from ftkit.models import architecture, folder, hub, sizes
+from ftkit.models import architecture, folder, hub, precision, sizes
 from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
@@ -250,7 +250,12 @@ def _parts(
         scores = found.heads * row_tokens
     kept = _KEPT["full"]
     if isinstance(method, LoRA):
-        own = compute.fast.lora and compute.fast.mlp and not (method.use_dora or method.dropout)
+        own = (
+            compute.fast.lora
+            and compute.fast.mlp
+            and recipe.model.quantization is None
+            and not (method.use_dora or method.dropout)
+        )
         kept = (_WITHOUT_PROJECTIONS if level == "mlp" else _KEPT["lora"]) if own else _KEPT_BY_PEFT
     elif isinstance(method, OnLayers | IA3):
         kept = _KEPT_BY_PEFT
@@ -263,7 +268,7 @@ def _parts(
         activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
     parts = {
         "runtime": _RUNTIME_GB * 1e9,
-        "weights": found.parameters * size,
+        "weights": _weights(found, recipe.model, size),
         "adapter": trainable * 4 if method.saves == "adapter" else 0,
         "gradients": trainable * 4,
         "optimizer": trainable * OPTIMIZERS[training.optimizer].state_bytes,
@@ -273,6 +278,14 @@ def _parts(
         "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
     return {name: value / 1e9 for name, value in parts.items() if value}
+
+
+def _weights(found: Architecture, model: Model, size: int) -> float:
+    """Bytes of the weights: those of linear layers may be of few bits."""
+    if model.quantization is None:
+        return found.parameters * size
+    inside = found.layers * sum(one.inputs * one.outputs * one.count for one in found.linears.values())
+    return inside * precision.BYTES[model.quantization] + (found.parameters - inside) * size
 
 
 def _a_batch(training: Training, row_tokens: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import ModelError
-from ftkit.models import hub
+from ftkit.models import hub, precision
 from ftkit.models.cache import Progress, silent
 from ftkit.models.device import Device, probe
 from ftkit.models.gate import Gate
@@ -91,6 +91,7 @@ def load_model(
     """
     tell = progress or silent
     device = pick_device(compute)
+    precision.check(config, device)
     source = resolve(config, offline=compute.offline, progress=tell, thorough=True)
     tell(f"Loading {source.name}", None)
     with quiet():
@@ -100,10 +101,16 @@ def load_model(
         if device.kind == "cpu":
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
-        model = (build or _model)(source, config, getattr(torch, dtype))
+        made = getattr(torch, dtype)
+        if build is not None:
+            model = build(source, config, made)
+        else:
+            model = _model(source, config, made, precision.loading(config, made, device))
         new = add_tokens(model, tokenizer, config.new_tokens) if config.new_tokens else ()
         try:
-            model.to(device.kind)
+            if config.quantization is None:  # else it is there already, and must not be moved
+                model.to(device.kind)
+            precision.settle(model)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"{source.name} does not fit into the {device.free_gb:.1f} GB free on {device.name}.",
@@ -181,7 +188,7 @@ def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
         raise _unreadable(source, "tokenizer", error) from error
 
 
-def _model(source: ModelSource, config: Model, dtype: torch.dtype) -> Any:
+def _model(source: ModelSource, config: Model, dtype: torch.dtype, more: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -191,6 +198,7 @@ def _model(source: ModelSource, config: Model, dtype: torch.dtype) -> Any:
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
             use_safetensors=True,
+            **more,
         )
     except MemoryError:
         raise ModelError(f"{source.name} does not fit into memory.", "Choose a smaller model.") from None

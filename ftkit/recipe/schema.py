@@ -31,6 +31,9 @@ class Model(Section):
     """Branch, tag or commit of a Hub model. Empty: its main branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave off unless you have read that code."""
+    quantization: Literal["8bit", "4bit", "int8"] | None = None
+    """Load the linear layers in fewer bits, for an adapter to be trained on (QLoRA, arXiv:2305.14314): `8bit`
+    and `4bit` by bitsandbytes, `int8` by torchao. Empty: whole."""
     new_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary, such as <tool>. Each begins as the mean of the pieces that it was
     written with before."""
@@ -310,7 +313,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _method_goes_with_the_rest(self) -> Recipe:
-        method = self.method
+        method, bits = self.method, self.model.quantization
+        if bits is not None and method.saves == "model":
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method {method.type!r}: weights of few bits "
+                "cannot be trained themselves"
+            )
+        if bits is not None and isinstance(method, LoRA) and method.init in ("pissa", "olora"):
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method.init {method.init!r}, which takes the "
+                "weights apart"
+            )
         if isinstance(method, LoRA) and method.init in ("pissa", "olora"):
             if method.use_dora:
                 raise ValueError(f"method.use_dora does not go with method.init {method.init!r}: choose one")
@@ -443,6 +456,8 @@ def why_not_unsloth(recipe: Recipe) -> str:
         for name in sorted(type(method).model_fields.keys() - _UNSLOTH_TAKES):
             if getattr(method, name) != type(method).model_fields[name].default:
                 return f"compute.backend 'unsloth' does not take method.{name}: choose backend 'ftkit'"
+    if recipe.model.quantization is not None:
+        return "compute.backend 'unsloth' does not take model.quantization: choose backend 'ftkit'"
     if recipe.model.new_tokens:
         return "compute.backend 'unsloth' does not take model.new_tokens: choose backend 'ftkit'"
     if level in ("attention", "mlp"):

@@ -283,7 +283,7 @@ def _parts(projector: Any) -> dict[str, Any]:
 
 
 def _noticed(kind: Any) -> Any:
-    """A class of optimizer whose changes autograd notices: its own kernels write past torch's counters, by which
+    """A class of optimizer whose changes are noticed: its own kernels write past torch's counters, by which
     ftkit's layers know that an adapter has moved."""
 
     class Noticed(kind):
