@@ -177,7 +177,7 @@ def _token_ids(loaded: LoadedModel, tokens: tuple[str, ...]) -> list[int]:
 
 @_settings.register
 def _(method: AdaLoRA, loaded: LoadedModel) -> tuple[str, dict[str, Any]]:
-    # How many steps there will be is known when training begins: see `ftkit.train.ranks`.
+    # How many steps there will be is known when training begins: see `ftkit.train.rank_budget`.
     return "AdaLoraConfig", {
         "target_r": method.rank,
         "init_r": method.first_rank,

@@ -1,4 +1,4 @@
-"""Which precisions and quantizations this machine can train in, and why it cannot in others. Without torch."""
+"""Which precisions and quantizations this machine can train in, and why not in others. Without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = {"8bit": "bitsandbytes", "4bit": "bitsandbytes", "int8": "torchao"}
 
 
 def available(device: Device) -> dict[str, str]:
-    """Every choice of `compute.dtype` and `model.quantization`, with why it cannot be had; empty where it can."""
+    """Every `compute.dtype` and `model.quantization`, with why it cannot be had; empty where it can."""
     found = {"float32": "", "bfloat16": ""}
     for name, package in _PACKAGES.items():
         missing = find_spec(package) is None

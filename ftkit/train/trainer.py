@@ -46,7 +46,7 @@ from ftkit.train.objectives import Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
 from ftkit.train.optimizers import create, schedule_settings
 from ftkit.train.protocol import Control, Sink
-from ftkit.train.ranks import RankBudget, penalty
+from ftkit.train.rank_budget import RankBudget, penalty
 from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
 

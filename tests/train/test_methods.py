@@ -10,7 +10,7 @@ import torch
 from ftkit.models import LoadedModel
 from ftkit.recipe import Recipe
 from ftkit.train.optimizers import parameter_groups
-from ftkit.train.ranks import penalty
+from ftkit.train.rank_budget import penalty
 
 from .conftest import Learn
 
