@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test bench soak matrix lint unit chromium clean distclean
+.PHONY: help venv demo lab test bench soak matrix fuzz lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+FUZZ_ARGS ?=
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 16
@@ -74,6 +75,12 @@ soak: $(INSTALLED) ## hundreds of runs killed, starved of disk, damaged, stopped
 
 matrix: $(INSTALLED) ## the kernel-facing tests on several Pythons and releases of ipykernel
 	$(BIN)/python -m tests.kernel.matrix
+
+# The coverage-guided half needs atheris, which has wheels for some Pythons only: without it that half is left out.
+fuzz: export OMP_WAIT_POLICY := PASSIVE
+fuzz: $(INSTALLED) ## 100,000 damaged files, recipes, templates, runs: does anything but ftkit's own errors escape?
+	@$(BIN)/python -m pip install --quiet atheris 2>/dev/null || echo "atheris does not install here"
+	$(BIN)/python -m tests.fuzz --cases 100000 --coverage 20 $(FUZZ_ARGS)
 
 clean: ## remove caches and build output (never your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ftkit.telemetry import switch_off
+
 if TYPE_CHECKING:
     from ftkit import recipe, ui
     from ftkit.chat import ChatSession
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ftkit.ui import Lab
 
 __version__ = "0.1.0"
+
+switch_off()
 
 _WHERE = {
     "Recipe": "ftkit.recipe",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ftkit.redact import redact
+
 
 class FtkitError(Exception):
     """Base of all errors that ftkit raises on purpose.
@@ -15,9 +17,9 @@ class FtkitError(Exception):
     """
 
     def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.advice = advice
+        self.message: str = redact(message)
+        self.advice: str = redact(advice)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.advice}" if self.advice else self.message

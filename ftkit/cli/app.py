@@ -133,6 +133,12 @@ def _convert(options: argparse.Namespace) -> int:
     )
 
 
+def _convert_weights(options: argparse.Namespace) -> int:
+    from ftkit.cli.weights import convert_weights
+
+    return convert_weights(options.folder, options.out)
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     """`training.epochs=1` as a path and a value; the value is read as YAML reads it."""
     import yaml
@@ -143,7 +149,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(msg)
     try:
         return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return path.strip(), value
 
 
@@ -242,6 +248,11 @@ def _parser() -> argparse.ArgumentParser:
     add_source(sub)
     sub.add_argument("target", metavar="OUT.jsonl", type=Path, help="the file to write")
     sub.add_argument("--overwrite", action="store_true", help="replace the file where it is there already")
+
+    text = "Write a model folder with safetensors instead of pickled weights, in a process without network."
+    sub = command("convert-weights", _convert_weights, text)
+    sub.add_argument("folder", metavar="FOLDER", type=Path, help="the model folder with *.bin or *.pt")
+    sub.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
 
     sub = command("runs", _runs, "List the runs in a folder, newest first.")
     add_folder(sub)

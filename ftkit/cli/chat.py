@@ -49,7 +49,9 @@ def chat(
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (line editing and history for input(); absent on Windows)
-        out.print(f"[bold]{escape(run.path.name)}[/] answers. /help lists the commands, Ctrl-D leaves.")
+        out.print(
+            f"[bold]{escape(printable(run.path.name))}[/] answers. /help lists the commands, Ctrl-D leaves."
+        )
     _Terminal(session, mode).talk()
     return 0
 

@@ -11,6 +11,8 @@ from ftkit.errors import FtkitError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks of direction that make a name read as another one."""
 
 
 def show_error(error: FtkitError) -> None:
@@ -23,5 +25,9 @@ def show_error(error: FtkitError) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a model's reply or a data row must not steer the terminal."""
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
+    """A stranger's `text` without characters that steer a terminal or turn the order of others."""
+    return "".join(char for char in text if char in "\n\t" or not _steers(char))
+
+
+def _steers(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs") or char in _TURNING

@@ -56,12 +56,13 @@ def report_stop(run: Run) -> int:
     """Say what a stopped run has left on disk and what can be done with it. Returns the exit status."""
     progress = run.progress
     steps = f"{progress.step or 0} of {progress.total_steps or '?'}"
-    out.print(f"Stopped at step {steps}. Folder: {escape(str(run.path))}")
+    folder = escape(printable(str(run.path)))
+    out.print(f"Stopped at step {steps}. Folder: {folder}")
     if has_weights(run):
-        out.print(f"What it had learned is saved. Talk to it: [bold]ftkit chat {escape(str(run.path))}[/]")
+        out.print(f"What it had learned is saved. Talk to it: [bold]ftkit chat {folder}[/]")
     else:
         out.print("It had not trained a step yet, so there is nothing to talk to.")
-    out.print(f"Go on where it stopped: [bold]ftkit run {escape(str(run.path))}[/]")
+    out.print(f"Go on where it stopped: [bold]ftkit run {folder}[/]")
     return INTERRUPTED
 
 

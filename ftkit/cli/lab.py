@@ -18,6 +18,7 @@ from ftkit.cli.console import out
 from ftkit.errors import FtkitError
 
 NOTEBOOK = "ftkit-lab.ipynb"
+_NO_UPDATES = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
 
 
 def lab(
@@ -61,8 +62,9 @@ def lab(
 
 
 def command(notebook: Path, *, port: int | None, browser: bool, extra: Sequence[str]) -> list[str]:
-    """The command line of the server: 127.0.0.1 only, with JupyterLab's own token."""
+    """The command line of the server: 127.0.0.1 only, with JupyterLab's own token, and no calls home."""
     words = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    words += ["--LabApp.news_url=None", f"--LabApp.check_for_updates_class={_NO_UPDATES}"]
     words.append(f"--ServerApp.root_dir={notebook.parent}")
     words.append(f"--LabApp.default_url=/lab/tree/{quote(notebook.name)}")
     if port is not None:

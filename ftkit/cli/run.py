@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ftkit.cli.console import out
+from ftkit.cli.console import out, printable
 from ftkit.cli.follow import follow, report_stop
 from ftkit.errors import RunError
 from ftkit.recipe import Recipe
@@ -31,10 +31,10 @@ def run(what: Path, changes: Sequence[tuple[str, Any]], *, fit: bool = False) ->
         Make the recipe fit the memory that is free, where it does not.
     """
     started = _resume(what, changes) if what.is_dir() else _start(what, changes, fit)
-    out.print(f"Run folder: {escape(str(started.path))}")
+    out.print(f"Run folder: {escape(printable(str(started.path)))}")
     if not follow(started):
         return report_stop(started)
-    out.print(f"[green]Finished.[/] Talk to it: [bold]ftkit chat {escape(str(started.path))}[/]")
+    out.print(f"[green]Finished.[/] Talk to it: [bold]ftkit chat {escape(printable(str(started.path)))}[/]")
     return 0
 
 
@@ -47,7 +47,7 @@ def _start(path: Path, changes: Sequence[tuple[str, Any]], fit: bool) -> Run:
         from ftkit.models import fit_to_memory
 
         found = fit_to_memory(recipe)
-        out.print(escape(found.reason))
+        out.print(escape(printable(found.reason)))
         recipe = found.recipe
 
     from ftkit.runs import start

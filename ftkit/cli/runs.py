@@ -30,7 +30,7 @@ def runs(folder: Path) -> int:
 
     found = list_runs(folder)
     if not found:
-        out.print(f"There are no runs in {escape(str(folder))}. Start one: [bold]ftkit demo[/]")
+        out.print(f"There are no runs in {escape(printable(str(folder)))}. Start one: [bold]ftkit demo[/]")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "model", "data", "method"):

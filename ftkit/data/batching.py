@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -130,6 +131,37 @@ class Batches:
                 part = rows[start : start + step]
                 rows[start : start + step] = part[np.argsort(self.lengths[part], kind="stable")]
         return rows
+
+
+class Share:
+    """One rank's share of the batches: of every `count` in order, the one at its own place.
+
+    So each step of all ranks has the rows of one process that takes `count` times as many batches a step. All
+    ranks have equally many batches: where an epoch's last ones do not go round, some get an empty one.
+
+    Parameters
+    ----------
+    number, count
+        Which rank, from 0, of how many.
+    """
+
+    def __init__(self, batches: Batches, number: int, count: int) -> None:
+        self.batches = batches
+        self.batch_size = batches.batch_size
+        self.number = number
+        self.count = count
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.count)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        every = iter(self.batches)
+        while together := list(itertools.islice(every, self.count)):
+            yield together[self.number] if self.number < len(together) else []
+
+    def set_epoch(self, number: int) -> None:
+        """Iterate over epoch `number`, from 0, from now on."""
+        self.batches.set_epoch(number)
 
 
 def _best_fit(lengths: np.ndarray, budget: int) -> list[list[int]]:

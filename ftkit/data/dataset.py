@@ -218,7 +218,8 @@ class _Reading:
             return rows, _recognise(rows, one)
         entry = dataset_info.entry(listing, subset)
         limits = [limit for limit in (entry.num_samples, one.max_rows) if limit is not None]
-        rows = self._rows(entry.source, entry.subset, entry.split, min(limits, default=None))
+        most = min(limits, default=None)
+        rows = self._rows(entry.source, entry.subset, entry.split, most, on_hub=entry.on_hub)
         present = set(_columns(rows))
         wanted = {role: column for role, column in entry.layout.columns.items() if column not in present}
         # like there: a column named by default may be missing, one that carries the answer may not
@@ -233,9 +234,17 @@ class _Reading:
         kept = {role: column for role, column in entry.layout.columns.items() if role not in wanted}
         return rows, replace(entry.layout, columns=kept)
 
-    def _rows(self, source: str, subset: str | None, split: str, limit: int | None) -> Sequence[Any]:
+    def _rows(
+        self, source: str, subset: str | None, split: str, limit: int | None, on_hub: bool | None = None
+    ) -> Sequence[Any]:
         return read_rows(
-            source, subset=subset, split=split, offline=self.offline, limit=limit, progress=self.tell
+            source,
+            on_hub=on_hub,
+            subset=subset,
+            split=split,
+            offline=self.offline,
+            limit=limit,
+            progress=self.tell,
         )
 
     def _examples(
@@ -260,7 +269,8 @@ class _Reading:
 
 def _columns(rows: Sequence[Any]) -> tuple[str, ...]:
     sample = (row for row in rows[:_SAMPLE] if isinstance(row, Mapping))
-    return tuple(dict.fromkeys(str(key) for row in sample for key in row))
+    names = dict.fromkeys(str(key) for row in sample for key in row)
+    return tuple(name.encode(errors="replace").decode() for name in names)
 
 
 def _recognise(rows: Sequence[Any], one: Source) -> Layout:

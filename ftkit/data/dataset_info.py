@@ -15,6 +15,7 @@ from typing import Any
 from ftkit.data.formats import Layout
 from ftkit.data.turns import TAG_NAMES, Tags
 from ftkit.errors import DataError
+from ftkit.folders import inside, is_there, named
 
 NAME = "dataset_info.json"
 _SOURCES = ("file_name", "hf_hub_url")
@@ -73,7 +74,9 @@ class Entry:
 
 def find(source: str) -> Path | None:
     """The `dataset_info.json` that a source names: the file itself or its folder."""
-    path = Path(source).expanduser()
+    path = named(source)
+    if not is_there(path):
+        return None
     if path.name == NAME and path.is_file():
         return path
     return path / NAME if (path / NAME).is_file() else None
@@ -118,6 +121,12 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
+    except (RecursionError, ValueError) as error:  # such as a number of thousands of digits
+        raise DataError(f"{path} cannot be read: {error}.", "Mend that value.") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check its permissions."
+        ) from None
     if not isinstance(entries, dict) or not all(isinstance(value, dict) for value in entries.values()):
         raise DataError(f"{path} is not an object of datasets.", 'Write {"NAME": {"file_name": ...}, ...}.')
     return entries
@@ -152,10 +161,11 @@ def _entry(path: Path, name: str, values: Mapping[str, Any]) -> Entry:
 
 def _inside(path: Path, name: str, where: str) -> Path:
     """A file below the folder of the listing: a listing from elsewhere must not read the rest of the disk."""
-    folder = path.parent.resolve()
-    target = (folder / name).resolve()
-    if not target.is_relative_to(folder):
-        raise DataError(f"{where}: file_name {name!r} leaves the folder {folder}.", "Put the file into it.")
+    target = inside(path.parent, name)
+    if target is None:
+        raise DataError(
+            f"{where}: file_name {name!r:.200} leaves the folder {path.parent}.", "Put the file into it."
+        )
     return target
 
 

@@ -20,6 +20,7 @@ from ftkit.data.example import (
     UnusableRowError,
 )
 from ftkit.data.formats import FORMATS, Fields, Layout
+from ftkit.data.search import contents
 from ftkit.data.spool import SpooledRows
 
 _LOOK_UP = 1000
@@ -57,7 +58,20 @@ class Reader:
             raise UnusableRowError(f"it is {type(row).__name__}, not an object with columns")
         extra = {key: value for key, value in row.items() if key not in self._used}
         example = self._format.read(Fields(row, self.layout), self.first + place, extra)
+        if not all(map(_is_whole, contents(example))):
+            raise UnusableRowError("it holds half of a character (a lone surrogate)")
         return example if self.system is None else _with_system(example, self.system)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text can be written: JSON may hold halves of characters that neither files nor pages take."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_system(example: Example, first: Message) -> Example:

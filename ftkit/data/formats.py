@@ -99,7 +99,7 @@ class Fields:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
         if not isinstance(value, (list, tuple)):
             raise UnusableRowError(f"{self.layout.columns[role]} is not a list")

@@ -20,6 +20,9 @@ Row = dict[str, Any]
 COMPRESSED = (".gz", ".zst")
 BLOCK = 1 << 24
 """Characters of a JSON file that are read at once: most files are not longer."""
+UNPACKED, UNPACKED_AT_LEAST = 200, 200_000_000
+"""A compressed file may become so many times as large, and so many bytes in any case."""
+_PIECE = 1 << 17
 _TAIL = 16
 """A fault so near the end of what has been read may be the cut rather than the file."""
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -60,18 +63,40 @@ def rows_of(path: Path) -> Iterator[Any]:
         ) from None
 
 
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, up to a size that rows explain: kilobytes may unpack to a whole disk."""
+
+    def __init__(self, source: IO[bytes], path: Path) -> None:
+        self._source, self._path = source, path
+        self._left = UNPACKED_AT_LEAST + UNPACKED * path.stat().st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(
+                f"{self._path} unpacks to more than {UNPACKED} times its size.",
+                "No rows do. If you trust the file, unpack it yourself and name what comes out.",
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         with gzip.open(path, "rb") as packed:
-            yield packed  # type: ignore[misc]
+            yield io.BufferedReader(_Unpacked(packed, path), _PIECE)  # type: ignore[arg-type]
     elif suffix == ".zst":
         import pyarrow
 
         with pyarrow.input_stream(str(path), compression="zstd") as stream:
-            yield stream
+            yield io.BufferedReader(_Unpacked(stream, path), _PIECE)
     else:
         with path.open("rb") as file:
             yield file
@@ -279,12 +304,14 @@ def _arrow(path: Path) -> Iterator[Any]:
                 source.seek(0)
                 batches = iter(pyarrow.ipc.open_stream(source))
         for batch in batches:
+            batch.validate(full=True)  # a file from elsewhere may point outside of itself
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(
-            f"{path} cannot be read: {str(error).splitlines()[0]:.200}", "Fetch or write it again."
+            f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]:.200}",
+            "Fetch or write it again.",
         ) from None
 
 

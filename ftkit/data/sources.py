@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ftkit.data.readers import COMPRESSED, READERS, kind, rows_of
 from ftkit.data.spool import spooled
 from ftkit.data.starter import STARTER_SETS, StarterSet
 from ftkit.errors import DataError
-from ftkit.folders import cache_root
+from ftkit.folders import cache_root, inside, is_there, named
 from ftkit.recipe.rows import rows_in_memory
 
 Progress = Callable[[str, float | None], None]
@@ -27,6 +28,7 @@ PACKED = 5
 """How much larger a compressed file is taken to be than it is on disk."""
 FEW = 10_000
 """Rows that are always held in memory."""
+_HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
 _LOOK_UP = 1000
 """Rows between two words to the person who waits."""
 
@@ -43,13 +45,14 @@ def starter_set(source: str) -> StarterSet | None:
 
 def is_local(source: str) -> bool:
     """Whether a source names a file or folder rather than a dataset on the Hub."""
-    path = Path(source).expanduser()
-    return path.exists() or kind(path) in FILES or source.startswith((".", "/", "~"))
+    path = named(source)
+    return is_there(path) or kind(path) in FILES or source.startswith((".", "/", "~"))
 
 
 def read_rows(
     source: str,
     *,
+    on_hub: bool | None = None,
     subset: str | None = None,
     split: str = "train",
     offline: bool = False,
@@ -62,6 +65,8 @@ def read_rows(
 
     Parameters
     ----------
+    on_hub
+        Whether it is a Hub dataset; None: told by its name.
     limit
         At most so many, from the first; the others are neither read nor fetched.
     progress
@@ -73,8 +78,8 @@ def read_rows(
         When it is missing, cannot be read, or holds no rows.
     """
     tell = _teller(source, progress)
-    if is_local(source):
-        rows = _local(Path(source).expanduser(), limit, tell)
+    if is_local(source) if on_hub is None else not on_hub:
+        rows = _local(named(source), limit, tell)
     else:
         rows = _hub(source, subset, split, offline, limit, tell)
     if not len(rows):
@@ -121,9 +126,9 @@ def _told(rows: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:
 
 def is_large(source: str) -> bool:
     """Whether the files that a source names have so many rows that these are kept on disk."""
-    path = Path(source).expanduser()
+    path = named(source)
     try:
-        return path.exists() and starter_set(source) is None and _size(_files(path)) > LARGE
+        return is_there(path) and starter_set(source) is None and _size(_files(path)) > LARGE
     except (DataError, OSError):
         return False
 
@@ -166,14 +171,22 @@ def _held_or_kept(
 
 def _files(path: Path) -> list[Path]:
     """The file itself, or the data files of a folder."""
+    if not is_there(path):
+        raise DataError(f"There is no file {path}.", _nearest(path))
     if not path.is_dir():
         if not path.is_file():
-            raise DataError(f"There is no file {path}.", _nearest(path))
+            raise DataError(f"{path} is neither a file nor a folder.", "Choose a file.")
         return [path]
     files = sorted(child for child in path.iterdir() if child.is_file() and kind(child) in FILES)
     if not files:
         raise DataError(f"The folder {path} holds no data files.", f"Known: {', '.join(FILES)}.")
     kinds = {kind(child) for child in files}
+    outside = [file.name for file in files if inside(path, file.name) is None]
+    if outside:
+        raise DataError(
+            f"{path / outside[0]} is a link that leaves the folder.",
+            "A dataset from elsewhere must not read the rest of the disk. If you mean it, name the file.",
+        )
     if len(kinds) > 1:
         raise DataError(
             f"The folder {path} holds files of several kinds ({', '.join(sorted(kinds))}).",
@@ -183,9 +196,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def _nearest(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not is_there(path.parent) or not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either."
-    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3)
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        names = []
+    near = difflib.get_close_matches(path.name, names, n=3)
     return f"Did you mean {', '.join(near)}?" if near else f"It is looked for in {path.parent.resolve()}."
 
 
@@ -201,6 +218,11 @@ def _hub(
         raise DataError(
             f"{source} is neither a local file nor a starter set, and compute.offline is on.",
             "Choose a local file, or turn compute.offline off to ask the Hub.",
+        )
+    if not _HUB_ID.fullmatch(source):
+        raise DataError(
+            f"{source!r:.200} is neither a file here nor the id of a dataset on the Hub.",
+            "An id is written organisation/name.",
         )
     import datasets
 

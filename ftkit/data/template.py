@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,10 @@ import numpy as np
 from ftkit.data.alignment import ByteAlignment
 from ftkit.data.encoded import Encoded
 from ftkit.data.example import Conversation, Message, PlainText
+from ftkit.data.sandbox import compiled
 from ftkit.data.spans import AnswerFinder, Span
 from ftkit.errors import TemplateError
+from ftkit.folders import named
 from ftkit.recipe.schema import TEMPLATES as NAMED
 
 _PROBE = {"type": "function", "id": "abcdefghi", "function": {"name": "ftkit_probe", "arguments": {}}}
@@ -24,6 +26,8 @@ _MANY = 32
 """Texts at once for which it is worth knowing every token's bytes."""
 _MARGIN = 4
 """A tokenizer may drop characters, or make one token of an unknown word."""
+_SAID = 300
+"""Characters of what a template says when it fails: its text is as free as its program."""
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Prepared:
 
 
 class Template:
-    """Renders and encodes conversations with a tokenizer's chat template (in transformers' sandbox).
+    """Renders and encodes conversations with a tokenizer's chat template (in `ftkit.data.sandbox`).
 
     Parameters
     ----------
@@ -223,13 +227,8 @@ class Template:
         if len(alike) > 1:
             with contextlib.suppress(Exception):  # one of them cannot be rendered: which, is found out singly
                 self._wants_parts()
-                done = self.tokenizer.apply_chat_template(
-                    [self._shaped(self._turns(examples[place].messages)) for place in alike],
-                    chat_template=self.source,
-                    tokenize=False,
-                )
-                for place, text in zip(alike, done, strict=True):
-                    texts[place] = text
+                for place in alike:
+                    texts[place] = self._rendered(self._turns(examples[place].messages))
         return iter(texts)
 
     def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -316,13 +315,26 @@ class Template:
 
     def _apply(self, turns: list[dict[str, Any]], **settings: Any) -> str:
         try:
-            return self.tokenizer.apply_chat_template(
-                self._shaped(turns), chat_template=self.source, tokenize=False, **settings
-            )
+            return self._rendered(turns, **settings)
         except TemplateError:
             raise
         except Exception as error:
-            raise TemplateError(f"The chat template cannot render this conversation: {error}") from error
+            said = str(error)[:_SAID] or type(error).__name__
+            raise TemplateError(
+                f"The chat template cannot render this conversation: {said}",
+                "Choose another one in data.template, or leave the row out.",
+            ) from error
+
+    def _rendered(self, turns: list[dict[str, Any]], **settings: Any) -> str:
+        """What the template makes of the turns, within its limits of time and memory."""
+        if not turns:
+            raise TemplateError("There is no message to render.", "Give at least one.")
+        tools = settings.pop("tools", None)
+        if tools is not None and not all(isinstance(tool, Mapping) for tool in tools):
+            raise TemplateError("A tool is not described by an object.", "Write it as JSON schema.")
+        values = {**self.tokenizer.special_tokens_map, "tools": tools, "documents": None}
+        values["add_generation_prompt"] = settings.pop("add_generation_prompt", False)
+        return compiled(self.source).render(self._shaped(turns), **values, **settings)
 
 
 def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[int, int]:
@@ -346,10 +358,10 @@ def _tokens_between(encoding: Any, start: int, end: int, count: int) -> tuple[in
 
 
 def _read_template(name: str) -> str:
-    path = _FOLDER / f"{name}.jinja" if name in NAMED else Path(name).expanduser()
+    path = _FOLDER / f"{name}.jinja" if name in NAMED else named(name)
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise TemplateError(
             f"There is no chat template {name!r}.", f"Known: {', '.join(NAMED)}; or the path of a Jinja file."
         ) from None

@@ -82,7 +82,7 @@ def turn_list(value: Any, column: str) -> Sequence[Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnusableRowError(f"{column} is text, not a list of messages") from None
     if isinstance(value, Mapping):
         value = [value]
@@ -204,8 +204,10 @@ def _calls(value: Any, place: int) -> tuple[Mapping[str, Any], ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnusableRowError(f"the function call of message {place} is not JSON") from None
+    if not isinstance(value, (Mapping, Sequence)) and not hasattr(value, "tolist"):
+        raise UnusableRowError(f"the function call of message {place} is {type(value).__name__}")
     calls = []
     for call in [value] if isinstance(value, Mapping) else list(value):
         function = call.get("function", call) if isinstance(call, Mapping) else None
@@ -214,7 +216,7 @@ def _calls(value: Any, place: int) -> tuple[Mapping[str, Any], ...]:
         function = dict(function)
         arguments = function.get("arguments")
         if isinstance(arguments, str):  # JSON text in OpenAI's form; chat templates want the object
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 parsed = json.loads(arguments)
                 function["arguments"] = parsed if isinstance(parsed, Mapping) else arguments
         own = {"id": str(call["id"])} if call.get("id") else {}

@@ -79,6 +79,14 @@ class LogProbs:
         return "; ".join([self.reason, loss, *self.report.lines()])
 
 
+def rewards(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(rows,) float32 scores of padded rows by a model with a head for one number, through its own code."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with _half_precision(_base(model)):
+        logits: torch.Tensor = model(**inputs).logits
+    return logits[:, 0].float()
+
+
 def choose(model: torch.nn.Module, *, fast: Fast | bool = True, recompute: str = "off") -> LogProbs:
     """Pick the way for `model` and put the pieces in; packing sets its attention implementation."""
     wanted = Fast.of(fast)

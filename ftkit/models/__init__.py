@@ -17,6 +17,8 @@ from ftkit.models.estimate import MemoryEstimate, estimate
 from ftkit.models.fitting import Fit, fit_to_memory
 from ftkit.models.gate import Gate
 from ftkit.models.load import LoadedModel, load_model, load_tokenizer, on_this_machine
+from ftkit.models.pickled import convert_weights
+from ftkit.models.scorer import Scorer, load_scorer
 from ftkit.models.source import ModelSource, resolve
 
 __all__ = [
@@ -28,13 +30,16 @@ __all__ = [
     "MemoryEstimate",
     "ModelSource",
     "ParameterCount",
+    "Scorer",
     "apply_method",
     "base_model",
+    "convert_weights",
     "count_parameters",
     "estimate",
     "fit_to_memory",
     "load_adapter",
     "load_model",
+    "load_scorer",
     "load_tokenizer",
     "on_this_machine",
     "probe",

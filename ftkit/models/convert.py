@@ -1,20 +1,17 @@
 """A GGUF file becomes a folder that transformers trains from: bfloat16 safetensors, tokenizer, configuration.
 
-It runs as a process of its own (`python -m ftkit.models.convert FILE FOLDER`): reading GGUF keeps Python
+It runs in a process of its own, without network: the file may be anybody's, and reading GGUF keeps Python
 busy for ten seconds and more, which would freeze the panels of the kernel that asked for it.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import ModelError
 from ftkit.models.cache import Progress
+from ftkit.models.isolation import IsolatedError, run_apart
 from ftkit.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -38,35 +35,15 @@ def convert_apart(gguf: Path, folder: Path, progress: Progress, text: str) -> No
     ModelError
         Where the file cannot be read as a model.
     """
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "ftkit.models.convert", str(gguf), str(folder)]
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        try:
-            while True:
-                try:
-                    code = child.wait(timeout=0.25)
-                    break
-                except subprocess.TimeoutExpired:
-                    progress(text, None)
-        except BaseException:
-            child.kill()
-            child.wait()
-            raise
-        if code:
-            output.seek(0)
-            lines = output.read().decode(errors="replace").strip().splitlines()
-            killed = " It was ended from outside, most likely for want of memory." if code < 0 else ""
-            raise ModelError(
-                f"{gguf.name} could not be read as a model.{killed} The reader says: "
-                f"{lines[-1] if lines else code}",
-                "Check that the file is whole and of an architecture that transformers reads from GGUF; or "
-                "use the model's safetensors.",
-            )
+    size = gguf.stat().st_size / 1e6
+    try:
+        run_apart("ftkit.models.convert", [str(gguf), str(folder)], progress, text, 12 * size)
+    except IsolatedError as error:
+        raise ModelError(
+            f"{gguf.name} could not be read as a model. The reader says: {error}",
+            "Check that the file is whole and of an architecture that transformers reads from GGUF; or "
+            "use the model's safetensors.",
+        ) from None
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -128,5 +105,13 @@ def repair_tokenizer(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
         tokenizer.model_max_length = int(context.contents())
 
 
-if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+def prepare() -> None:
+    """Import what `main` needs."""
+    with quiet():
+        import torch  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def main(gguf: str, folder: str) -> None:
+    """What the closed-in process does."""
+    convert(Path(gguf), Path(folder))

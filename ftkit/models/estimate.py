@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftkit.errors import ModelError
-from ftkit.models import architecture, folder, hub, precision, sizes
+from ftkit.folders import is_there, named
+from ftkit.models import architecture, catalog, folder, hub, precision, sizes
 from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
@@ -98,8 +99,8 @@ class MemoryEstimate:
 def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate:
     """Estimate the memory that a Recipe needs, from the model's configuration alone.
 
-    A Hub model that is not on this machine costs a request or two for its config.json: call this outside the
-    thread that serves the panels.
+    A Hub model that is neither on this machine nor in the catalogue costs a request or two for its
+    config.json: call this outside the thread that serves the panels.
 
     Parameters
     ----------
@@ -190,12 +191,15 @@ def find_architecture(model: Model, *, offline: bool = False) -> Architecture | 
     """
     if model.source == "starter":
         return architecture.read(_STARTER_CONFIG)
-    path = Path(model.source).expanduser()
-    if path.exists():
+    path = named(model.source)
+    if is_there(path):
         gguf = folder.gguf_or_none(path)
         return _of_gguf(gguf) if gguf else _of_file(path / "config.json")
     if not looks_like_hub_id(model.source):
         raise folder.not_found(model.source)
+    known = catalog.find(model.source) if model.revision is None else None
+    if known is not None and known.config:
+        return architecture.read(known.config)
     return _of_file(hub.config_file(model.source, model.revision, silent, offline=offline or hub.offline()))
 
 

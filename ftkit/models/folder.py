@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from pathlib import Path
 
 from ftkit.errors import ModelError
+from ftkit.folders import is_there, named
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LFS_POINTER = b"version https://git-lfs"
@@ -21,10 +23,15 @@ def missing_weights(folder: Path) -> list[str]:
     if index.is_file():
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return [index.name]
-        return sorted(name for name in shards if not (folder / name).is_file())
+        return sorted(str(name)[:200] for name in shards if not _is_shard(folder, name))
     return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+
+
+def _is_shard(folder: Path, name: object) -> bool:
+    """Whether an index names a file of its own folder: a path would be followed out of it."""
+    return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
 
 
 def gguf_or_none(path: Path) -> Path | None:
@@ -56,9 +63,9 @@ def gguf_or_none(path: Path) -> Path | None:
 
 def not_found(text: str) -> ModelError:
     """The error for a path that does not exist, with the nearest name beside it."""
-    path = Path(text).expanduser()
+    path = named(text)
     parent = path.parent
-    while not parent.exists() and parent != parent.parent:
+    while not is_there(parent) and parent != parent.parent:
         parent = parent.parent
     try:
         names = [entry.name for entry in parent.iterdir()]
@@ -150,6 +157,7 @@ def _pickled(file: Path) -> ModelError:
     return ModelError(
         f"{file.name} in {file.parent} is a pickled file. Reading it runs whatever code is in it; "
         "ftkit does not.",
-        "Use a version of the model with safetensors. If you trust the file, convert it once: load the model "
-        "with transformers and write it with `save_pretrained`.",
+        "Use a version of the model with safetensors. If there is none, convert it once, in a process "
+        f"without network: ftkit convert-weights {shlex.quote(str(file.parent))} OUT, or "
+        "ftkit.models.convert_weights(folder, out).",
     )

@@ -209,6 +209,22 @@ def _found(model: Any) -> Found:
     return Found(model.id, model.downloads or 0, bool(model.gated), millions)
 
 
+def listing(repo: str, revision: str | None) -> list[str]:
+    """The names of the files of a model on the Hub.
+
+    Raises
+    ------
+    ModelError
+        Where it cannot be asked.
+    """
+    prepare_environment()
+    from huggingface_hub import HfApi
+
+    with _explained(repo, revision):
+        info = HfApi().model_info(repo, revision=revision, timeout=15)
+    return [file.rfilename for file in info.siblings or []]
+
+
 @contextlib.contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Turn the errors of the Hub's library into ours."""
@@ -265,7 +281,8 @@ def _readable(files: list[str], repo: str) -> None:
             f"{repo} has its weights as pickled files only (.bin or the like). Reading those runs whatever "
             "code is in them; ftkit does not.",
             "Look for a version of the model with safetensors, or for a revision that a bot of the Hub "
-            "converted (model.revision: refs/pr/1).",
+            "converted (model.revision: refs/pr/1). Or download it yourself and convert it, in a process "
+            "without network: ftkit convert-weights FOLDER OUT.",
         )
     found = [name for name in files if name.endswith(".gguf")]
     if found:

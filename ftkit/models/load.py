@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import ModelError
+from ftkit.folders import is_there, named
 from ftkit.models import hub, precision
 from ftkit.models.cache import Progress, silent
+from ftkit.models.code import code_files
 from ftkit.models.device import Device, probe
 from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
 from ftkit.models.starter import STARTER, sound
 from ftkit.models.vocabulary import add_tokens
-from ftkit.recipe import Compute, Model
+from ftkit.recipe import Compute, Head, Model
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +45,8 @@ class LoadedModel:
         Precision of the weights: "float32" or "bfloat16".
     method
         How it has been made trainable: "none", or the type of the Recipe's method, such as "lora".
+    head
+        "words", or "score" where it puts out one number for a whole text.
     new_token_ids
         Tokens that were added to the vocabulary.
     own_biases
@@ -54,6 +60,7 @@ class LoadedModel:
     dtype: str
     gate: Gate = field(default_factory=Gate)
     method: str = "none"
+    head: Head = "words"
     new_token_ids: tuple[int, ...] = ()
     own_biases: list[tuple[Any, Any]] = field(default_factory=list)
 
@@ -70,6 +77,7 @@ def load_model(
     adapter: Path | None = None,
     progress: Progress | None = None,
     build: Build | None = None,
+    head: Head = "words",
 ) -> LoadedModel:
     """Load the model that a Recipe names, ready to talk or to be trained.
 
@@ -83,6 +91,8 @@ def load_model(
         Told what happens; may raise to cancel.
     build
         Makes the model from its files; transformers does by default.
+    head
+        "score" for a reward model; the head is new, with random values, where the model has none.
 
     Raises
     ------
@@ -102,10 +112,9 @@ def load_model(
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
         made = getattr(torch, dtype)
-        if build is not None:
-            model = build(source, config, made)
-        else:
-            model = _model(source, config, made, precision.loading(config, made, device))
+        more = precision.loading(config, made, device)
+        how = build or partial(_model, head=head, more=more)
+        model = how(source, config, made)
         new = add_tokens(model, tokenizer, config.new_tokens) if config.new_tokens else ()
         try:
             if config.quantization is None:  # else it is there already, and must not be moved
@@ -118,7 +127,7 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, new_token_ids=new)
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, head=head, new_token_ids=new)
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 
@@ -148,7 +157,7 @@ def on_this_machine(config: Model) -> bool:
     """Whether the model's files are here already, so that loading it fetches nothing."""
     if config.source == "starter":
         return sound(STARTER)[0] is not None or hub.cached(STARTER.hub_id, None) is not None
-    if Path(config.source).expanduser().exists():
+    if is_there(named(config.source)):
         return True
     return hub.cached(config.source, config.revision, code=config.trust_remote_code) is not None
 
@@ -188,12 +197,24 @@ def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
         raise _unreadable(source, "tokenizer", error) from error
 
 
-def _model(source: ModelSource, config: Model, dtype: torch.dtype, more: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
+def _model(
+    source: ModelSource,
+    config: Model,
+    dtype: torch.dtype,
+    head: Head = "words",
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    kind, settings = (
+        (AutoModelForSequenceClassification, {"num_labels": 1})
+        if head == "score"
+        else (AutoModelForCausalLM, {})
+    )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             source.path,
+            **settings,
             dtype=dtype,
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
@@ -210,9 +231,10 @@ def _unreadable(source: ModelSource, what: str, error: Exception) -> ModelError:
     text = str(error).strip()
     first = text.splitlines()[0][:300] if text else type(error).__name__
     if "trust_remote_code" in text:
+        names = ", ".join(code_files(source.path))[:1000]
         return ModelError(
-            f"{source.name} needs Python code that comes with it.",
-            "Read that code; if you trust it, set model.trust_remote_code.",
+            f"{source.name} needs Python code that comes with it: {names}.",
+            "ftkit does not run it. Read these files; if you trust them, set model.trust_remote_code.",
         )
     if "Unrecognized configuration class" in text or "model type" in text:
         return ModelError(

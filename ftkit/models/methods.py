@@ -99,7 +99,7 @@ def _config(loaded: LoadedModel, method: Adapter) -> Any:
     kind, settings = _settings(method, loaded)
     if isinstance(method, OnLayers):
         settings |= _layers(loaded, method)
-    return getattr(peft, kind)(task_type="CAUSAL_LM", **settings)
+    return getattr(peft, kind)(task_type="SEQ_CLS" if loaded.head == "score" else "CAUSAL_LM", **settings)
 
 
 def _layers(loaded: LoadedModel, method: OnLayers) -> dict[str, Any]:
@@ -361,6 +361,8 @@ def free(loaded: LoadedModel, method: Freeze) -> None:
     else:
         chosen = list(layers)[-2:]
     parts = [part for layer in chosen for part in _named(layer, method.modules, "modules", layer)]
+    if loaded.head == "score":  # it is new
+        parts.append(model.score)
     parts += _named(model, method.extra_modules, "extra_modules") if method.extra_modules else []
     model.requires_grad_(False)
     for part in parts:

@@ -11,8 +11,9 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from ftkit.telemetry import switch_off
+
 _ENVIRONMENT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
@@ -20,6 +21,7 @@ _ENVIRONMENT = {
 
 def prepare_environment() -> None:
     """Settings that the Hugging Face libraries read once, when they are first imported; yours come first."""
+    switch_off()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

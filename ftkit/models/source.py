@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftkit.errors import ModelError
+from ftkit.folders import is_there, named
 from ftkit.manifest import fault
 from ftkit.models import cache, folder, hub
 from ftkit.models.cache import Progress, silent
@@ -86,8 +87,8 @@ def resolve(
     text = config.source
     if text == "starter":
         return _starter(STARTER, offline or hub.offline(), tell, thorough)
-    path = Path(text).expanduser()
-    if path.exists():
+    path = named(text)
+    if is_there(path):
         return _local(text, path, tell)
     if not looks_like_hub_id(text):
         raise folder.not_found(text)
@@ -133,7 +134,7 @@ def _converted(gguf: Path, tell: Progress) -> Path:
 
     facts = gguf.stat()
     digest = hashlib.sha256(f"{gguf}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()[:12]
-    final = cache.root() / "models" / f"gguf-{gguf.stem}-{digest}"
+    final = cache.root() / "models" / f"gguf-{_plain(gguf.stem)}-{digest}"
     if final.is_dir() and fault(final) is None:
         return final
     with cache.exclusive(final.name, tell):
@@ -143,6 +144,11 @@ def _converted(gguf: Path, tell: Progress) -> Path:
         with cache.building(final, {"origin": str(gguf)}) as work:
             convert_apart(gguf, work, tell, f"Converting {gguf.name} (once)")
     return final
+
+
+def _plain(name: str) -> str:
+    """A stranger's name as part of one of ours."""
+    return re.sub(r"[^\w.-]+", "-", name)[:60]
 
 
 def _from_hub(config: Model, offline: bool, tell: Progress) -> ModelSource:

@@ -16,7 +16,7 @@ from ftkit.recipe.methods import (
     PromptTuning,
     VeRA,
 )
-from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Objective, Pretraining, SimPO
+from ftkit.recipe.objectives import CPO, DPO, KTO, ORPO, SFT, Head, Objective, Pretraining, Reward, SimPO
 from ftkit.recipe.schema import (
     Compute,
     Data,
@@ -46,6 +46,7 @@ __all__ = [
     "Fast",
     "Freeze",
     "FullFineTuning",
+    "Head",
     "LoRA",
     "Method",
     "Mix",
@@ -57,6 +58,7 @@ __all__ = [
     "Pretraining",
     "PromptTuning",
     "Recipe",
+    "Reward",
     "Section",
     "SimPO",
     "Source",

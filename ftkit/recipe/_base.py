@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,8 +31,20 @@ class Section(BaseModel):
         if isinstance(values, dict):
             unknown = [key for key in values if key not in cls.model_fields]
             if unknown:
-                raise ValueError("; ".join(_unknown_key(str(key), list(cls.model_fields)) for key in unknown))
+                shown = [_unknown_key(str(key)[:80], list(cls.model_fields)) for key in unknown[:5]]
+                raise ValueError("; ".join(shown))
+            for key, value in values.items():
+                if not _is_writable(value):
+                    raise ValueError(f"{key} holds a character that no file and no name can have")
         return values
+
+
+def _is_writable(value: Any) -> bool:
+    """Whether a text has neither NUL nor half of a surrogate pair."""
+    if isinstance(value, dict):
+        return all(map(_is_writable, (*value.keys(), *value.values())))
+    text = str(value) if isinstance(value, (str, Path)) else ""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

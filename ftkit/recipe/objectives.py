@@ -1,7 +1,7 @@
 """What is learned of the rows: the objectives, each with the settings that are its own and its paper named.
 
 `reads` says what an objective needs of a row: `texts` to imitate, `pairs` of a better and a worse reply,
-or `rated` replies.
+or `rated` replies. `head` says what the model puts out: `words`, or one `score` for a whole text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ftkit.recipe._base import Section
 
 Reads = Literal["texts", "pairs", "rated"]
+Head = Literal["words", "score"]
 Beta = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Doubt = Annotated[float, Field(ge=0.0, lt=0.5)]
@@ -22,6 +23,7 @@ class SFT(Section):
     """Supervised fine-tuning: learn the assistant's replies (Ouyang et al. 2022, arXiv:2203.02155)."""
 
     reads: ClassVar[Reads] = "texts"
+    head: ClassVar[Head] = "words"
     type: Literal["sft"] = "sft"
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens the loss is taken over: every assistant turn, the last one only, or everything."""
@@ -45,6 +47,7 @@ class Pretraining(Section):
     """Continued pre-training: learn every token of plain text (Gururangan et al. 2020, arXiv:2004.10964)."""
 
     reads: ClassVar[Reads] = "texts"
+    head: ClassVar[Head] = "words"
     type: Literal["pretraining"] = "pretraining"
 
 
@@ -52,6 +55,7 @@ class DPO(Section):
     """Prefer the chosen reply to the rejected, near a reference (Rafailov et al. 2023, arXiv:2305.18290)."""
 
     reads: ClassVar[Reads] = "pairs"
+    head: ClassVar[Head] = "words"
     type: Literal["dpo"] = "dpo"
     beta: Beta = 0.1
     """How strongly the model is held to the reference: higher stays closer. IPO's tau."""
@@ -80,6 +84,7 @@ class ORPO(Section):
     """Learn the chosen reply and prefer it by its odds (Hong et al. 2024, arXiv:2403.07691). No reference."""
 
     reads: ClassVar[Reads] = "pairs"
+    head: ClassVar[Head] = "words"
     type: Literal["orpo"] = "orpo"
     beta: Beta = 0.1
     """Weight of the preference beside learning the chosen reply; the paper's lambda."""
@@ -89,6 +94,7 @@ class SimPO(Section):
     """Make the chosen reply likelier per token, by a margin (SimPO, Meng et al. 2024, arXiv:2405.14734)."""
 
     reads: ClassVar[Reads] = "pairs"
+    head: ClassVar[Head] = "words"
     type: Literal["simpo"] = "simpo"
     beta: Beta = 2.0
     """Scale of the reward: the mean log-probability of a reply's tokens times this."""
@@ -102,6 +108,7 @@ class CPO(Section):
     """Learn the chosen reply and prefer it (Xu et al. 2024, arXiv:2401.08417). No reference."""
 
     reads: ClassVar[Reads] = "pairs"
+    head: ClassVar[Head] = "words"
     type: Literal["cpo"] = "cpo"
     beta: Beta = 0.1
     """Scale of the difference of the replies' log-probabilities."""
@@ -126,6 +133,7 @@ class KTO(Section):
     """Learn from replies rated good or bad, each by itself (Ethayarajh et al. 2024, arXiv:2402.01306)."""
 
     reads: ClassVar[Reads] = "rated"
+    head: ClassVar[Head] = "words"
     type: Literal["kto"] = "kto"
     beta: Beta = 0.1
     """How strongly the model is held to the reference: higher stays closer."""
@@ -137,7 +145,17 @@ class KTO(Section):
     """Weight of learning the good replies as such beside the preference."""
 
 
+class Reward(Section):
+    """Learn to score replies as people prefer them, not to talk (Ouyang et al. 2022, arXiv:2203.02155)."""
+
+    reads: ClassVar[Reads] = "pairs"
+    head: ClassVar[Head] = "score"
+    type: Literal["reward"] = "reward"
+    center_coefficient: Annotated[float | None, Field(gt=0)] = None
+    """Pull of the mean score of a pair towards zero, such as 0.01 (arXiv:2312.09244). Empty: none."""
+
+
 Objective = Annotated[
-    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO,
+    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO | Reward,
     Field(discriminator="type"),
 ]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
+from ftkit.folders import is_device
 from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
 from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
 from ftkit.recipe.objectives import SFT, Objective
@@ -204,9 +205,12 @@ class Compute(Section):
     """CPU threads. Empty: one a core."""
     fast: Fast = Fast()
     """Use ftkit's own kernels where they apply. `false` switches all of them off."""
-    launch: Literal["thread", "process"] = "thread"
-    """Where the run lives: a thread of this kernel, which can chat with the model between steps; or a process
-    of its own, which goes on when the kernel restarts or dies."""
+    launch: Literal["thread", "process", "torchrun"] = "thread"
+    """Where the run lives: a thread of this kernel, which can chat with the model between steps; a process of
+    its own, which goes on when the kernel restarts or dies; or several that train together (`torchrun`)."""
+    processes: PositiveInt = 1
+    """Processes that train together by torchrun: on a GPU each, or with a share of the cores. Each takes
+    batches of its own, so the effective batch is that many times larger."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -240,6 +244,9 @@ class Output(Section):
     def _plain_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[\w][\w.\- ]{0,99}", name):
             msg = "a run's name is up to 100 letters, digits, spaces, dots, dashes or underscores"
+            raise ValueError(msg)
+        if name is not None and (is_device(name) or name[-1] in " ."):
+            msg = "a run's name is no name of a device, such as CON, and ends in no dot or space"
             raise ValueError(msg)
         return name
 
@@ -304,6 +311,11 @@ class Recipe(Section):
             )
         if self.compute.backend == "unsloth" and (reason := why_not_unsloth(self)):
             raise ValueError(reason)
+        if self.compute.processes > 1 and self.compute.launch in ("thread", "process"):
+            raise ValueError(
+                f"compute.processes is {self.compute.processes}, but compute.launch {self.compute.launch!r} "
+                "is one process: set compute.launch to 'torchrun', or compute.processes to 1"
+            )
         weights = {part.weight for part in (self.data, *self.data.mixed_with)}
         if len(weights) > 1 and self.data.mix == "concat":
             raise ValueError(
@@ -333,6 +345,11 @@ class Recipe(Section):
                     "model's own main directions towards zero"
                 )
         if isinstance(method, PromptTuning | PrefixTuning):
+            if self.objective.type == "reward":
+                raise ValueError(
+                    f"objective 'reward' does not go with method {method.type!r}: a score needs weights of its "
+                    "own"
+                )
             again = self.compute.gradient_checkpointing
             if again not in ("auto", "off"):
                 raise ValueError(
@@ -450,6 +467,8 @@ _UNSLOTH_TAKES = {"type", "rank", "alpha", "dropout", "target_modules", "use_rsl
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
     method, level = recipe.method, recipe.compute.gradient_checkpointing
+    if recipe.compute.processes > 1:
+        return "compute.backend 'unsloth' does not take several compute.processes: choose backend 'ftkit'"
     if method.type not in ("lora", "full"):
         return f"compute.backend 'unsloth' does not take method.type {method.type!r}: lora or full"
     if isinstance(method, LoRA):

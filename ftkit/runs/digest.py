@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ftkit.runs.shape import checked
 from ftkit.runs.summary import Summary
 
 SAVE_EVERY = 4 << 20
@@ -130,7 +131,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None
+    return checked(event)
 
 
 def _events(path: Path, mark: tuple[int, int], since: int, until: int) -> Iterator[dict[str, Any]]:

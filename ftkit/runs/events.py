@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ftkit.redact import redact
 from ftkit.runs.digest import SAVE_EVERY, LogReader, parse
 from ftkit.runs.summary import Summary
 
@@ -229,7 +230,7 @@ class _Shown:
 
 
 def _line(kind: str, now: float, fields: dict[str, Any]) -> bytes:
-    event = {"time": round(now, 3), "kind": kind, **_plain(fields)}
+    event = {"time": round(now, 3), "kind": kind, **_plain(redact(fields))}
     text = json.dumps(event, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode(errors="backslashreplace")  # half a surrogate pair, in JSON's own spelling
 

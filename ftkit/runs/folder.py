@@ -20,8 +20,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ftkit.errors import RunError
+from ftkit.folders import is_there, resolved
 from ftkit.manifest import sync
 from ftkit.recipe import Recipe
+from ftkit.redact import redact
 from ftkit.runs.events import EventLog
 from ftkit.runs.wishes import Wishes
 from ftkit.train.checkpoints import Checkpoints
@@ -57,7 +59,7 @@ class RunFolder:
         RunError
             When the chosen name is taken or the folder cannot be made.
         """
-        base = recipe.output.folder.expanduser().resolve()
+        base = resolved(recipe.output.folder)
         named = recipe.output.name is not None
         stem = recipe.output.name or stem or _made_up_name(recipe)
         for attempt in range(1, 1000):
@@ -75,7 +77,7 @@ class RunFolder:
                     f"The run folder {path} cannot be made: {error}", "Change output.folder."
                 ) from None
             folder = cls(path)
-            text = recipe.to_yaml()
+            text = redact(recipe.to_yaml())
             folder.write("recipe.yaml", text)
             folder.log.append("recipe", text=text, sha256=_digest(text))
             return folder
@@ -90,11 +92,11 @@ class RunFolder:
         RunError
             When `path` is not one.
         """
-        folder = cls(Path(path).expanduser().resolve())
+        folder = cls(resolved(path))
         if not is_run_folder(folder.path):
             near = (
                 [p.name for p in folder.path.parent.glob("*") if is_run_folder(p)]
-                if folder.path.parent.exists()
+                if is_there(folder.path.parent)
                 else []
             )
             advice = (
@@ -142,7 +144,7 @@ class RunFolder:
         descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.write(redact(text))
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self.path / name)
@@ -259,7 +261,7 @@ class Owner:
 
 def is_run_folder(path: Path) -> bool:
     """Whether `path` holds a run."""
-    return (path / "recipe.yaml").is_file() and (path / "events.jsonl").is_file()
+    return is_there(path) and (path / "recipe.yaml").is_file() and (path / "events.jsonl").is_file()
 
 
 def _digest(text: str) -> str:

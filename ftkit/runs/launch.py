@@ -12,6 +12,8 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftkit.errors import FtkitError
@@ -60,6 +62,15 @@ class Launch(Protocol):
 
     def wish(self, wish: Wish) -> None:
         """Ask for something, from any thread; returns at once."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended, as its last state says: see `ftkit.runs.events`."""
+
+    state: str
+    detail: str | None = None
+    error: dict[str, str] | None = None
 
 
 class Carrying:
@@ -188,19 +199,34 @@ class Carrying:
 
     def carry_out(self) -> None:
         """Wait for the turn, train, and leave the run's end in its folder, whatever it is. Raises nothing."""
+        end = self.to_the_end(self._in_turn)
+        try:
+            self.say(end.state, end.detail, end.error)
+        except OSError as error:  # a full disk may be what failed: wait() still raises the error
+            self.error = self.error or error
+
+    def to_the_end(self, work: Callable[[], End | None]) -> End:
+        """Do `work`; its end, or what there is to say of it, whatever it is. Raises nothing."""
         from ftkit.train.protocol import Stopped
 
         try:
-            with self.folder.carried_out(), turns.turn(self._wait) as came:
-                if not came or self.stopping:
-                    raise Stopped
-                self._train()
-            ended = (self.stopping or self._why_stopped) and not self._complete()
-            self.say("stopped" if ended else "finished", self._why_stopped if ended else None)
+            end = work()
+            if end is not None:
+                return end
+            stopped = (self.stopping or self._why_stopped) and not self._complete()
+            return End("stopped", self._why_stopped) if stopped else End("finished")
         except Stopped:
-            self.say("stopped", "before the first step")
+            return End("stopped", "before the first step")
         except BaseException as error:  # noqa: BLE001  nothing may end in silence: the run's state says why
-            self._fail(error)
+            return self._failed(error)
+
+    def _in_turn(self) -> End | None:
+        from ftkit.train.protocol import Stopped
+
+        with self.folder.carried_out(), turns.turn(self._wait) as came:
+            if not came or self.stopping:
+                raise Stopped
+            return self.train()
 
     def _wait(self, ahead: int) -> bool:
         runs = "another run" if ahead == 1 else f"{ahead} other runs"
@@ -208,14 +234,19 @@ class Carrying:
         time.sleep(4 * POLL)
         return not self.stopping
 
-    def _train(self) -> None:
+    def train(self) -> End | None:
+        """Train; the end where more is to be said of it than whether Stop came."""
         from ftkit.train.fit import fit
 
-        recipe = self.folder.recipe()
-        if recipe.training.time_limit is not None:
-            self._deadline = time.time() + 60 * recipe.training.time_limit
+        self._start_clock()
         self.say("running")
-        fit(recipe, self.folder.path, self, self, self._publish, self.resume)
+        fit(self.folder.recipe(), self.folder.path, self, self, self._publish, self.resume)
+        return None
+
+    def _start_clock(self) -> None:
+        limit = self.folder.recipe().training.time_limit
+        if limit is not None:
+            self._deadline = time.time() + 60 * limit
 
     def _publish(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -225,16 +256,14 @@ class Carrying:
         summary = self.folder.log.summary()
         return 0 < summary.total_steps <= summary.step
 
-    def _fail(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> End:
         self.error = error
         message, advice = explain(error)
         if _is_no_memory(error):
             advice = self._memory_advice() or advice
         trace = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # or the error keeps the batch that did not fit
-        failure = {"message": message, "advice": advice, "traceback": trace}
-        with contextlib.suppress(OSError):  # a full disk may be what failed: wait() still raises the error
-            self.say("failed", None, failure)
+        return End("failed", None, {"message": message, "advice": advice, "traceback": trace})
 
     def _memory_advice(self) -> str:
         """What would help this very run, and how much each; empty where it cannot be told."""

@@ -53,7 +53,7 @@ class ProcessLaunch:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), **_apart()
             )
-        self.folder.claim(self._process.pid, "process")
+        self.folder.claim(self._process.pid, self.folder.recipe().compute.launch)
         threading.Thread(target=self._until_its_end, name="ftkit-process", daemon=True).start()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit import manifest
 from ftkit.errors import RunError
+from ftkit.folders import is_there, resolved
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import ENDED, RunFolder, is_run_folder
 from ftkit.runs.launch import Launch, ThreadLaunch
@@ -65,7 +67,7 @@ class Run:
         state = self._read().state
         if state in ENDED or (self._launch is not None and self._launch.alive):
             return state
-        if self._launch is None and self._folder.owner_alive():
+        if (self._launch is None or self._taken_over()) and self._folder.owner_alive():
             return state
         state = self._read().state
         return state if state in ENDED else "interrupted"
@@ -259,8 +261,8 @@ class Run:
     def _begin(self, *, resume: bool) -> None:
         for other in _here.values():
             other.release_model()
-        apart = self.recipe.compute.launch == "process"
-        kind: type[Launch] = ProcessLaunch if apart else ThreadLaunch
+        here = self.recipe.compute.launch == "thread"
+        kind: type[Launch] = ThreadLaunch if here else ProcessLaunch
         launch = kind(self._folder, resume=resume)
         self._launch = launch
         _here[self.path] = self
@@ -271,6 +273,11 @@ class Run:
             self._launch.wish(wish)
         elif self.active:
             self._folder.wishes().ask(wish)
+
+    def _taken_over(self) -> bool:
+        """Whether another process carries the run out by now: it was begun here and resumed there."""
+        owner = self._folder.owner()
+        return owner is not None and owner.pid != os.getpid()
 
     def _step_seconds(self) -> float:
         """How long a step takes, about; 0 before the first one."""
@@ -309,6 +316,11 @@ class Run:
         from ftkit.train.fit import output_folder
 
         recipe = self.recipe
+        if recipe.objective.head == "score":
+            raise RunError(
+                f"The run {self.name} trains a reward model: it scores replies and does not talk.",
+                "ftkit.models.load_scorer(run.path) loads it.",
+            )
         result = output_folder(recipe, self.path)
         saved = result if self._output_fault() is None else self._folder.last_checkpoint()
         if saved is None:
@@ -321,7 +333,7 @@ class Run:
 def start(recipe: Recipe | str | Path) -> Run:
     """Start a run and return at once; where another one trains on this machine, it waits its turn.
 
-    It lives in a thread of this process, or in one of its own where `compute.launch` says so.
+    It lives in a thread of this process, or in one or several of its own where `compute.launch` says so.
 
     Parameters
     ----------
@@ -355,8 +367,8 @@ def attach(path: str | Path) -> Run:
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Every run in `folder`, newest first."""
-    base = Path(folder).expanduser().resolve()
-    if not base.is_dir():
+    base = resolved(folder)
+    if not is_there(base) or not base.is_dir():
         return []
     found = [path for path in base.iterdir() if is_run_folder(path)]
     return [

@@ -12,7 +12,11 @@ from typing import Any
 
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying
+from ftkit.runs.ranks import CarryingByTorchrun
 from ftkit.runs.wishes import Wish
+
+_CARRYING: dict[str, type[Carrying]] = {"torchrun": CarryingByTorchrun}
+"""How to carry a run out, by `compute.launch`; in this very process where it is not here."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args(arguments)
 
-    carrying = Carrying(RunFolder.open(given.folder), resume=given.resume, wishes_from=given.wishes_from)
+    folder = RunFolder.open(given.folder)
+    kind = _CARRYING.get(folder.recipe().compute.launch, Carrying)
+    carrying = kind(folder, resume=given.resume, wishes_from=given.wishes_from)
 
     def asked_to_end(*_: Any) -> None:
         # not from inside the handler: it may have interrupted whoever holds the log's lock

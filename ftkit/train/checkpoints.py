@@ -67,13 +67,15 @@ class Checkpoints:
         made = [Checkpoint(path, int(match[1])) for path, match in found if match]
         return sorted(made, key=lambda one: one.step)
 
+    def at(self, step: int) -> Checkpoint:
+        """The one of a step, there or not."""
+        return Checkpoint(self.folder / f"checkpoint-{step}", step)
+
     @contextmanager
     def writing(self, step: int, eval_loss: float | None = None) -> Iterator[Path]:
         """A folder to write a checkpoint into; on leaving without an error it is there, and old ones go."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with manifest.building(
-            self.folder / f"checkpoint-{step}", {"step": step, "eval_loss": eval_loss}
-        ) as work:
+        with manifest.building(self.at(step).path, {"step": step, "eval_loss": eval_loss}) as work:
             yield work
         self.prune()
 

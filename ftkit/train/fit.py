@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,9 @@ from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
 from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
-from ftkit.train.checkpoints import Checkpoints
+from ftkit.train.checkpoints import Checkpoint, Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
+from ftkit.train.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from ftkit.data import Encoded
@@ -42,6 +44,7 @@ def fit(
     control: Control,
     publish: Publish,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Carry out `recipe` in `folder`.
 
@@ -53,6 +56,8 @@ def fit(
         Called with the live model before the first step, so that others can use it between steps.
     resume
         Go on from the newest sound checkpoint in the folder; from the start where there is none.
+    ranks
+        Which of the processes that train together this is. Rank 0 writes into the folder.
 
     Raises
     ------
@@ -64,26 +69,34 @@ def fit(
     progress = _Stages(sink, control)
     backend = _backend(recipe, sink, progress)
     progress("Reading the data", None)
-    dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
+    with ranks.first():
+        dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
     progress("Loading the training libraries", None)
     from ftkit.fast.allocator import keep_large_buffers_apart
     from ftkit.models.adapters import apply_method
+    from ftkit.models.code import code_files, warning
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder, make_trainable
 
     keep_large_buffers_apart()
 
+    head = recipe.objective.head
     build = builder(recipe) if backend == "unsloth" else None
-    loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build)
+    _seed(recipe.training.seed)  # a new head has random values
+    with ranks.first():
+        loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build, head=head)
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
+    if recipe.model.trust_remote_code and (code := code_files(loaded.source.path)):
+        sink.emit("note", level="warning", text=warning(code, trusted=True))
     progress("Turning the rows into tokens", None)
     template = Template(
         loaded.tokenizer, system_prompt=recipe.data.system_prompt, template=recipe.data.template
     )
     if recipe.data.template:  # chat, evaluation and the saved tokenizer use the same
         loaded.tokenizer.chat_template = template.source
-    train, evaluation, refused = _tokens(dataset, template, recipe, sink, progress)
+    with ranks.first():
+        train, evaluation, refused = _tokens(dataset, template, recipe, sink, progress)
     del dataset  # only the tokens are needed from here on, and they may be on disk
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
@@ -93,28 +106,48 @@ def fit(
         fast = Fast.of(False).model_copy(update={"loss": fast.loss})
     else:
         apply_method(loaded, recipe.method, _some_batches(train, loaded))
-        recompute = _recomputation(recipe, train, sink)
+        recompute = _recomputation(recipe, train, sink, ranks)
+    if ranks.number > 0:
+        _seed(recipe.training.seed + ranks.number)  # dropout differs from rank to rank
     if recompute == "layers":
         loaded.model.enable_input_require_grads()
 
-    from ftkit.fast.logprobs import choose
+    from ftkit.fast.logprobs import LogProbs, choose
     from ftkit.train.trainer import FtkitTrainer, checkpoints_of
 
-    way = choose(loaded.model, fast=fast, recompute=recompute)
+    if head == "score":
+        way = LogProbs(False, None, "a reward model reads them through its own code")
+    else:
+        with ranks.first():  # it compiles
+            way = choose(loaded.model, fast=fast, recompute=recompute)
     if backend == "unsloth":
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
     sink.emit("environment", facts=_environment(loaded, way.describe(), backend))
     held_out = evaluation.rows if evaluation else []
-    reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
+    with ranks.first():  # what it keeps in the folder the others read
+        reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
 
     def make(rate_scale: float | None) -> FtkitTrainer:
         return FtkitTrainer(
-            loaded, way, train.rows, held_out, recipe, folder, sink, control, recompute, rate_scale, reference
+            loaded,
+            way,
+            train.rows,
+            held_out,
+            recipe,
+            folder,
+            sink,
+            control,
+            recompute,
+            rate_scale,
+            reference,
+            ranks,
         )
 
     trainer = make(None)
+    ranks.must_agree("the tokens of the training rows", train.tokens)
+    ranks.must_agree("the number of batches", len(trainer.batches))
     sink.emit(
         "plan",
         train_rows=len(trainer.train_dataset),
@@ -127,12 +160,14 @@ def fit(
         refused=[asdict(refusal) for refusal in refused[:100]],
     )
     checkpoints = checkpoints_of(recipe, folder)
-    start_at = _newest(checkpoints, sink) if resume else None
+    start_at = _newest(checkpoints, sink, ranks) if resume else None
     progress("Training", None)
-    publish(loaded)
-    _train(make, trainer, start_at, checkpoints, recipe, sink)
-    progress.quietly("Saving", None)
-    _save(loaded, template, recipe, folder)
+    if head == "words":  # others would talk to it
+        publish(loaded)
+    _train(make, trainer, start_at, checkpoints, recipe, sink, ranks)
+    if ranks.number == 0:
+        progress.quietly("Saving", None)
+        _save(loaded, template, recipe, folder)
 
 
 def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:
@@ -148,9 +183,18 @@ def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:
     return backend
 
 
-def _newest(checkpoints: Checkpoints, sink: Sink) -> Path | None:
+def _sound(
+    checkpoints: Checkpoints, ranks: Ranks, at_most: int | None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, as rank 0 sees it."""
+    found, faults = checkpoints.newest(at_most=at_most) if ranks.number == 0 else (None, [])
+    step = int(ranks.agreed(found.step if found else -1))
+    return (checkpoints.at(step) if step >= 0 else None), faults
+
+
+def _newest(checkpoints: Checkpoints, sink: Sink, ranks: Ranks) -> Path | None:
     """Where a resumed run goes on; what is damaged is said."""
-    found, faults = checkpoints.newest()
+    found, faults = _sound(checkpoints, ranks, None)
     going_on = f"from step {found.step}" if found else "from the start, since no checkpoint is sound"
     for fault in faults:
         sink.emit("note", level="warning", text=f"A checkpoint is damaged ({fault}): going on {going_on}.")
@@ -164,6 +208,7 @@ def _train(
     checkpoints: Checkpoints,
     recipe: Recipe,
     sink: Sink,
+    ranks: Ranks,
 ) -> None:
     """Train; where the loss goes wrong and the Recipe says so, from an earlier checkpoint at a lower rate."""
     from ftkit.train.trainer import BadLossError, run_trainer
@@ -175,16 +220,18 @@ def _train(
         except BadLossError as bad:
             if recipe.training.on_bad_loss == "stop" or attempt == ROLL_BACKS:
                 raise
-            good, _ = checkpoints.newest(at_most=bad.last_good)
+            good, _ = _sound(checkpoints, ranks, bad.last_good)
             if good is None:
                 raise
-            checkpoints.drop_after(good.step)
+            if ranks.number == 0:
+                checkpoints.drop_after(good.step)
             scale = (trainer.rate_scale or 1.0) * ROLL_BACK_FACTOR
             rate = recipe.training.learning_rate * scale
             going_on = f"Back to step {good.step}, and on with a peak learning rate of {rate:.3g}."
             sink.emit("note", level="warning", text=f"{bad.message} {going_on}")
             start_at = good.path
-            del trainer  # its optimizer's memory goes before the next one is made
+            del trainer  # its optimizer's memory goes before the next one is made, and its hooks on weights
+            gc.collect()
             trainer = make(scale)
 
 
@@ -261,18 +308,19 @@ def _some_batches(train: EncodedSet, loaded: LoadedModel, count: int = 16, rows:
         yield {name: batch[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
 
 
-def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink) -> str:
+def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink, ranks: Ranks) -> str:
     """What the backward pass makes again: as asked, or the least that fits the memory there is."""
     asked = recipe.compute.gradient_checkpointing
     if isinstance(recipe.method, PromptTuning | PrefixTuning):
         return "off"
     if asked != "auto":
         return asked
-    from ftkit.models.estimate import recomputation
+    from ftkit.models.estimate import LEVELS, recomputation
 
     together = train.lengths.reshape(-1, row_texts(recipe.objective)).sum(1)
     long = int(np.quantile(together, 0.95, method="lower"))
     chosen, why = recomputation(recipe, row_tokens=long)
+    chosen = LEVELS[int(ranks.agreed(LEVELS.index(chosen)))]
     if chosen != "off":
         sink.emit("note", level="info", text=why)
     return chosen

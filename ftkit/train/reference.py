@@ -20,7 +20,7 @@ import torch
 from ftkit.data.batching import Batches
 from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
-from ftkit.fast.logprobs import LogProbs
+from ftkit.fast.logprobs import LogProbs, rewards
 from ftkit.fast.loss import NOTHING, Extra, Scores
 from ftkit.models.adapters import base_model
 from ftkit.models.load import LoadedModel
@@ -67,6 +67,10 @@ class ModelPasses:
         """The same without gradients."""
         with torch.no_grad(), _reading(self.loaded.model):
             return self.logprobs(self.loaded.model, batch)
+
+    def rewards(self, batch: Batch) -> torch.Tensor:
+        """One score for each row."""
+        return rewards(self.loaded.model, batch)
 
     def reference(self, batch: Batch) -> torch.Tensor:
         """What the batch brings with it, or what the model says without its adapter."""

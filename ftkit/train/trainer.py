@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -30,7 +32,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ftkit.data.batches import PackedCollator, PaddedCollator
-from ftkit.data.batching import Batches
+from ftkit.data.batching import Batches, Share
 from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
 from ftkit.errors import RunError
@@ -42,11 +44,12 @@ from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
 from ftkit.train.keeping import Average, AveragedOptimizer, Best
 from ftkit.train.noise import Noise
-from ftkit.train.objectives import Outcome, choose
+from ftkit.train.objectives import Batch, Objective, Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
 from ftkit.train.optimizers import create, schedule_settings
 from ftkit.train.protocol import Control, Sink
 from ftkit.train.rank_budget import RankBudget, penalty
+from ftkit.train.ranks import ALONE, Ranks
 from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
 
@@ -74,6 +77,7 @@ class FtkitTrainer(Trainer):
         recompute: str = "off",
         rate_scale: float | None = None,
         reference: tuple[Known | None, Known | None] = (None, None),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -81,7 +85,8 @@ class FtkitTrainer(Trainer):
         self.sink = sink
         self.recipe = recipe
         self.settings = recipe.training
-        self.wishes = control
+        self.ranks = ranks
+        self.wishes = ranks.obeying(control)
         self.counted = Counted()
         self.rate_scale = rate_scale
         self.checkpoints = checkpoints_of(recipe, folder)
@@ -93,13 +98,18 @@ class FtkitTrainer(Trainer):
         items = self.objective.items(rows, reference[0])
         held_out = self.objective.items(eval_rows, reference[1]) if len(eval_rows) else None
         self.batches = batches(recipe.training, items, logprobs)
+        self.batches_a_step = ranks.count * recipe.training.gradient_accumulation_steps
+        steps = total_steps(recipe.training, len(self.batches), self.batches_a_step)
+        collate: Callable[..., Batch] = partial(self.objective.collate, lay=layout(loaded, logprobs))
+        if ranks.count > 1:
+            collate = _OrNothing(collate, items[int(lengths(items).argmin())])
         super().__init__(
             model=loaded.model,
-            args=_arguments(recipe, loaded, len(self.batches), bool(held_out), folder, recompute),
-            data_collator=partial(self.objective.collate, lay=layout(loaded, logprobs)),
+            args=_arguments(recipe, loaded, steps, bool(held_out), folder, recompute),
+            data_collator=collate,
             train_dataset=items,
             eval_dataset=held_out,
-            callbacks=[_Reporter(self, sink, control), *self.extras],
+            callbacks=[_Reporter(self, sink), *self.extras],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
@@ -117,14 +127,42 @@ class FtkitTrainer(Trainer):
     def _by_batches(self, rows: Any, chosen: Batches) -> DataLoader:
         loader: DataLoader = DataLoader(
             rows,
-            batch_sampler=chosen,
+            batch_sampler=Share(chosen, self.ranks.number, self.ranks.count),
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
             # every pass over a loader draws a seed: from its own generator, or an evaluation more or less
             # would change the dropout of the steps after it
             generator=torch.Generator().manual_seed(self.settings.seed),
         )
-        return self.accelerator.prepare(loader)
+        # one process's loader: the ranks' shares are taken already, and no row is trained on twice
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> torch.nn.Module:
+        """Ranks add up their gradients while the backward pass makes them; the forward is the objective's."""
+        if self.ranks.count == 1 or not training:
+            return super()._wrap_model(model, training, dataloader)
+        device = self.accelerator.device
+        return DistributedDataParallel(
+            _Whole(self.model, self.objective, self.passes),
+            device_ids=None if device.type == "cpu" else [device.index],
+            find_unused_parameters=True,  # experts of a mixture may get no token on one rank
+        )
+
+    def _outcome(self, model: torch.nn.Module, inputs: Batch) -> Outcome:
+        """What the objective makes of a batch, through the model where that is wrapped."""
+        if isinstance(model, DistributedDataParallel):
+            outcome = Outcome(*model(inputs))
+        else:
+            outcome = self.objective.outcome(self.passes, inputs)
+        if _NOTHING in inputs:
+            return Outcome(tuple(0 * term for term in outcome.terms))
+        return outcome
+
+    def _counts(self, batch: Batch) -> tuple[int, ...]:
+        counts = self.objective.counts(batch)
+        return tuple(0 for _ in counts) if _NOTHING in batch else counts
 
     def compute_loss(
         self,
@@ -133,15 +171,18 @@ class FtkitTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Each term of the objective as a mean over the whole optimizer step."""
-        outcome = self.objective.outcome(self.passes, inputs)
-        self.counted.tokens += _useful_tokens(inputs)
-        self.counted.trained_tokens += trained_tokens(inputs)
+        """Each term of the objective as a mean over the whole optimizer step, of all ranks together."""
+        outcome = self._outcome(model, inputs)
+        if _NOTHING not in inputs:
+            self.counted.tokens += _useful_tokens(inputs)
+            self.counted.trained_tokens += trained_tokens(inputs)
         self.tally.add(outcome)
         counts: Any = num_items_in_batch
         if counts is None:
             counts = self._get_num_items_in_batch([inputs], self.args.device)
         loss = sum(term / count for term, count in zip(outcome.terms, counts, strict=True))
+        if self.ranks.count > 1:  # gradients and losses are averaged over the ranks; theirs is a sum
+            loss = loss * self.ranks.count
         more = penalty(model)
         if more is not None:
             loss = loss + more / self.current_gradient_accumulation_steps
@@ -155,9 +196,12 @@ class FtkitTrainer(Trainer):
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """Of how much each term of the loss is the mean: summed over the passes of a step, at least 1."""
-        counts = [self.objective.counts(batch) for batch in batch_samples]
-        return torch.tensor(counts, device=device).sum(0).clamp(min=1) if counts else None
+        """Of how much each term of the loss is the mean: summed over a step, on all ranks, at least 1."""
+        counts = [self._counts(batch) for batch in batch_samples]
+        if not counts:
+            return None
+        sums = self.ranks.total([sum(of_term) for of_term in zip(*counts, strict=True)])
+        return torch.tensor([round(one) for one in sums], device=device).clamp(min=1)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss over all held-out rows, whatever their batches; other users get turns in between."""
@@ -173,11 +217,12 @@ class FtkitTrainer(Trainer):
             with self.gate.turn("evaluation"), torch.no_grad():
                 model.eval()
                 inputs = self._prepare_inputs(batch)
-                outcome = self.objective.outcome(self.passes, inputs)
+                outcome = self._outcome(model, inputs)
                 terms = _added(terms, [term.item() for term in outcome.terms])
-                counts = _added(counts, self.objective.counts(inputs))
+                counts = _added(counts, self._counts(inputs))
                 tally.add(outcome)
                 model.train(was_training)
+        terms, counts, tally = self.ranks.total(terms), self.ranks.total(counts), tally.over(self.ranks)
         loss = sum(term / max(count, 1) for term, count in zip(terms, counts, strict=True))
         seconds = time.perf_counter() - started
         self.sink.emit(
@@ -202,6 +247,9 @@ class FtkitTrainer(Trainer):
         if not all_finite(self.model):
             raise BadLossError(f"The weights are no longer finite at step {step}.", step, step - 1)
         started = time.perf_counter()
+        generators = training_state.gathered_generators(self.ranks)
+        if self.ranks.number > 0:
+            return
         eval_loss = self.last_eval[1] if self.last_eval and self.last_eval[0] == step else None
         with self.checkpoints.writing(step, eval_loss) as work:
             save_adapter(self.loaded, work)
@@ -213,6 +261,8 @@ class FtkitTrainer(Trainer):
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "random": training_state.random_state(),
+                    "generators": generators,
+                    "batches_a_step": self.batches_a_step,
                     "counted": dataclasses.asdict(self.counted),
                     "rate_scale": self.rate_scale or 1.0,
                     "learning_rate": self.settings.learning_rate,
@@ -233,6 +283,13 @@ class FtkitTrainer(Trainer):
         self.counted = Counted(**kept["counted"])
         for one in self.extras:
             one.load_state_dict(kept["extras"][type(one).__name__])
+        before_it = kept.get("batches_a_step", self.batches_a_step)
+        if before_it != self.batches_a_step:
+            text = (
+                f"The checkpoint was made with {before_it} batches a step, and the run goes on with "
+                f"{self.batches_a_step}: rows of this epoch may come again or not at all."
+            )
+            self.sink.emit("note", level="warning", text=text)
         if self.rate_scale is None:
             # a branch with another learning rate takes that; else what was set while the run went on stays
             same = kept["learning_rate"] == self.settings.learning_rate
@@ -246,7 +303,7 @@ class FtkitTrainer(Trainer):
     def steps_done(self, checkpoint: Path) -> bool:
         """Whether a checkpoint was made after the last step."""
         reached = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-        return reached >= total_steps(self.settings, len(self.batches))
+        return reached >= total_steps(self.settings, len(self.batches), self.batches_a_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Trainer's own, at the run's share of the learning rate; a checkpoint brings its own share."""
@@ -279,6 +336,7 @@ class FtkitTrainer(Trainer):
         if checkpoint is not None:
             kept = training_state.load(Path(checkpoint))
             training_state.restore_random_state(kept["random"])
+            training_state.restore_generators(kept.get("generators", []), self.ranks, self.settings.seed)
 
 
 @dataclasses.dataclass
@@ -315,6 +373,16 @@ class Tally:
             self._sums[name] = total + self._sums[name] if name in self._sums else total
             self._counts[name] = self._counts.get(name, 0) + count
 
+    def over(self, ranks: Ranks) -> Tally:
+        """The same of all ranks together."""
+        if ranks.count == 1:
+            return self
+        whole = Tally()
+        own = {name: (float(total), self._counts[name]) for name, total in self._sums.items()}
+        for figures in ranks.shared(own):
+            whole.add(Outcome((), {name: (torch.tensor(total), n) for name, (total, n) in figures.items()}))
+        return whole
+
     def means(self) -> dict[str, float | None]:
         """Each figure's mean; `accuracy` and `entropy` of tokens are None where they are not known."""
         made: dict[str, float | None] = {"accuracy": None, "entropy": None}
@@ -327,13 +395,45 @@ class Tally:
         return made
 
 
+_NOTHING = "nothing"
+"""In a batch of which nothing counts."""
+
+
+class _OrNothing:
+    """Makes of no items a batch of which nothing counts, of `item`.
+
+    A rank that has no rows left computes it beside the others: they wait for its gradients, which are zero.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Batch], item: Any) -> None:
+        self.collate = collate
+        self.item = item
+
+    def __call__(self, items: Sequence[Any]) -> Batch:
+        return self.collate(items) if items else self.collate([self.item]) | {_NOTHING: torch.tensor(True)}
+
+
+class _Whole(torch.nn.Module):
+    """A forward pass that is all that an objective asks of the model: DistributedDataParallel wraps one."""
+
+    def __init__(self, model: torch.nn.Module, objective: Objective, passes: ModelPasses) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.passes = passes
+
+    def forward(self, batch: Batch) -> tuple[Any, Any]:
+        outcome = self.objective.outcome(self.passes, batch)
+        return outcome.terms, dict(outcome.figures)
+
+
 class _Reporter(TrainerCallback):
     """Trainer's moments as events, the person's wishes as its control flags, one turn of the gate a step."""
 
-    def __init__(self, trainer: FtkitTrainer, sink: Sink, control: Control) -> None:
+    def __init__(self, trainer: FtkitTrainer, sink: Sink) -> None:
         self.trainer = trainer
         self.sink = sink
-        self.wishes = control
+        self.wishes = trainer.wishes
         self.process = psutil.Process()
         self.turn: AbstractContextManager[Any] | None = None
         self.step_started = 0.0
@@ -347,12 +447,13 @@ class _Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         elapsed = self.trainer.counted.busy
         self.sink.emit("steps", step=state.global_step, total_steps=state.max_steps, elapsed=elapsed)
-        if self.trainer.settings.on_bad_loss == "roll_back" and not self.trainer.checkpoints.all():
+        none = self.trainer.ranks.agreed(float(not self.trainer.checkpoints.all()))
+        if self.trainer.settings.on_bad_loss == "roll_back" and none:
             self.trainer.save_checkpoint()  # so that there is something to go back to from the first step on
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Trainer's own call does not reach a sampler through every release's way of skipping batches.
-        a_step = args.gradient_accumulation_steps
+        a_step = self.trainer.batches_a_step
         self.trainer.batches.set_epoch(state.global_step // math.ceil(len(self.trainer.batches) / a_step))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -366,8 +467,7 @@ class _Reporter(TrainerCallback):
         seconds = time.perf_counter() - self.step_started
         self.trainer.counted.busy += seconds
         self.last_step = seconds
-        tokens, trained = self._seen()
-        self.step_tokens = (tokens - self.before_step[0], trained - self.before_step[1])
+        self._count_all()
         self.tokens_per_second = self.step_tokens[0] / seconds
         self.release()
         self._as_asked(control)
@@ -415,6 +515,7 @@ class _Reporter(TrainerCallback):
         loss = float(logs["loss"])
         norm = float(logs["grad_norm"]) if "grad_norm" in logs else None
         counted = self.trainer.counted
+        (memory,) = self.trainer.ranks.total([self.process.memory_info().rss / 1e9])
         self.sink.emit(
             "train",
             step=state.global_step,
@@ -428,7 +529,7 @@ class _Reporter(TrainerCallback):
             step_tokens=self.step_tokens[0],
             step_trained_tokens=self.step_tokens[1],
             tokens_per_second=self.tokens_per_second,
-            memory_gb=self.process.memory_info().rss / 1e9,
+            memory_gb=memory,
             gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             elapsed=counted.busy,
         )
@@ -452,6 +553,16 @@ class _Reporter(TrainerCallback):
         self.sink.emit(
             "checkpoint", step=state.global_step, path=f"checkpoints/checkpoint-{state.global_step}"
         )
+
+    def _count_all(self) -> None:
+        """What this step has seen, on all ranks."""
+        trainer = self.trainer
+        own = [now - before for now, before in zip(self._seen(), self.before_step, strict=True)]
+        tokens, trained = (round(one) for one in trainer.ranks.total(own))
+        self.step_tokens = (tokens, trained)
+        trainer.counted.tokens = self.before_step[0] + tokens
+        trainer.counted.trained_tokens = self.before_step[1] + trained
+        trainer.tally = trainer.tally.over(trainer.ranks)
 
     def _seen(self) -> tuple[int, int]:
         return self.trainer.counted.tokens, self.trainer.counted.trained_tokens
@@ -508,11 +619,11 @@ def checkpoints_of(recipe: Recipe, folder: Path) -> Checkpoints:
     return Checkpoints(folder / "checkpoints", output.keep_checkpoints, output.keep_best, output.keep_every)
 
 
-def total_steps(settings: Training, batches_an_epoch: int) -> int:
+def total_steps(settings: Training, batches_an_epoch: int, batches_a_step: int) -> int:
     """Optimizer steps of the whole run; the last step of an epoch may hold fewer batches."""
     if settings.max_steps is not None:
         return settings.max_steps
-    steps = math.ceil(batches_an_epoch / settings.gradient_accumulation_steps)
+    steps = math.ceil(batches_an_epoch / batches_a_step)
     return max(1, math.ceil(steps * settings.epochs))
 
 
@@ -542,13 +653,12 @@ def _recomputation(on: bool) -> dict[str, Any]:
 def _arguments(
     recipe: Recipe,
     loaded: LoadedModel,
-    batches_an_epoch: int,
+    steps: int,
     has_eval: bool,
     folder: Path,
     recompute: str,
 ) -> TrainingArguments:
     training = recipe.training
-    steps = total_steps(training, batches_an_epoch)
     evaluates = has_eval and training.evals > 0
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),

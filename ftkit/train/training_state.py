@@ -17,6 +17,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ftkit.train.ranks import Ranks
+
 _NumpyState = tuple[str, "np.ndarray[Any, Any]", int, int, float]
 
 FILE = "training_state.safetensors"
@@ -64,6 +66,26 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def gathered_generators(ranks: Ranks) -> list[torch.Tensor]:
+    """Where the generators stand that dropout draws from, on each rank; nothing of one process alone."""
+    if ranks.count == 1:
+        return []
+    own = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else torch.get_rng_state()
+    return ranks.gathered(own)
+
+
+def restore_generators(states: list[torch.Tensor], ranks: Ranks, seed: int) -> None:
+    """Put this rank's generator back; one that was not there before gets a seed of its own."""
+    if ranks.number == 0:
+        return  # `restore_random_state` did
+    if ranks.number >= len(states):
+        torch.manual_seed(seed + ranks.number)
+    elif torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states[ranks.number])
+    else:
+        torch.set_rng_state(states[ranks.number])
 
 
 def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
+from ftkit.ui.closing import close_all
 from ftkit.ui.markup import escape
 from ftkit.ui.panels.base import button
 
@@ -30,7 +31,11 @@ class FindingsView(widgets.VBox):
 
     def show(self, findings: Sequence[Finding]) -> None:
         """Show these instead of the ones before."""
+        before = tuple(self.children)  # type: ignore[has-type]
         self.children = tuple(self._line(finding) for finding in findings)
+        close_all(*before)
+        if self.comm is None:  # the panel was closed while its rows were read
+            close_all(*self.children)
 
     def _line(self, finding: Finding) -> widgets.Widget:
         look = "bad" if finding.level == "error" else "warn"

@@ -47,6 +47,7 @@ _TYPES = {
     "oft": "OFT",
     "orpo": "Preference pairs (ORPO)",
     "pretraining": "Plain text",
+    "reward": "Reward model",
     "sft": "Chat (supervised)",
     "simpo": "Preference pairs (SimPO)",
     "vera": "VeRA",

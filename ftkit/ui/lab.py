@@ -10,6 +10,7 @@ import ipywidgets as widgets
 
 from ftkit.recipe import Recipe
 from ftkit.ui import front, host, markup
+from ftkit.ui.closing import close_all
 from ftkit.ui.ticker import Ticker
 from ftkit.ui.workspace import Workspace
 
@@ -131,6 +132,7 @@ class Lab(widgets.VBox):
         for panel in self._panels.values():
             panel.close()
         super().close()
+        close_all(self)
 
     def _panel(self, tab: str) -> Any:
         if tab not in self._panels:

@@ -7,6 +7,7 @@ import traceback
 from html import escape
 
 from ftkit.errors import FtkitError
+from ftkit.redact import redact
 
 __all__ = [
     "bar",
@@ -68,6 +69,7 @@ def muted(text: str) -> str:
 
 def error_box(message: str, advice: str = "", details: str = "") -> str:
     """What went wrong, what to do, and the traceback folded away."""
+    message, advice, details = redact((message, advice, details))
     parts = [f'<div class="ftk-message">{escape(message)}</div>']
     if advice:
         parts.append(f'<div class="ftk-advice">{escape(advice)}</div>')

@@ -12,6 +12,7 @@ import ipywidgets as widgets
 
 from ftkit.errors import FtkitError
 from ftkit.ui import markup
+from ftkit.ui.own_keys import own_keys
 from ftkit.ui.panels.base import button, row
 from ftkit.ui.ticker import Tell, Worker
 from ftkit.ui.workspace import Workspace
@@ -50,12 +51,10 @@ class ModelSearch(widgets.VBox):
         self._hub = widgets.HTML()
         self._use = button("Take this model", "Start from the model that is marked", self.take)
         self._use.disabled = True
-        fields = []
-        for control in (self._typed, self._list):
-            field = widgets.VBox([control])
+        typed, found = widgets.VBox([self._typed]), widgets.VBox([self._list])
+        for field in (typed, found):
             field.add_class("ftk-field")
-            fields.append(field)
-        super().__init__([*fields, self._facts, row(self._use, self._hub)])
+        super().__init__([typed, own_keys(found, self._facts, row(self._use, self._hub))])
         self.add_class("ftk-model-search")
         self._typed.observe(lambda _: self._filter(), "value")
         self._list.observe(lambda _: self._show_facts(), "value")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ftkit.errors import DataError
+from ftkit.folders import is_device
 
 _LONGEST_NAME = 200
 """Bytes of a name; file systems take 255, and a number or `.part` is added."""
-_DEVICES = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _SPARE = 50_000_000
 """Bytes that stay free on the disk."""
 _LEFT_BEHIND = 3600.0
@@ -43,7 +43,7 @@ def safe_name(name: str) -> str:
         )
     room = _LONGEST_NAME - len(suffixes.encode())
     plain = stem.encode()[:room].decode(errors="ignore").rstrip(" .") + suffixes
-    return f"_{plain}" if _DEVICES.match(plain) else plain
+    return f"_{plain}" if is_device(plain) else plain
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from ftkit.redact import redact
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -67,7 +70,7 @@ class Ticker:
                     break
             except Exception as error:  # noqa: BLE001 - a thread has no caller; the owner reads `error`
                 self.error = error
-                _log.exception("a panel's ticker ended")
+                _log.error("a panel's ticker ended\n%s", redact(traceback.format_exc()))
                 break
             stopped.wait(self._pause)
         stopped.set()
@@ -82,11 +85,19 @@ class Worker(Generic[_Result]):
         Gets the result of the newest request, in the worker's thread.
     failed
         Gets the exception of the newest request, in the worker's thread.
+    dropped
+        Gets a result that came too late to be delivered, for results that have to be given back.
     """
 
-    def __init__(self, done: Callable[[_Result], Any], failed: Callable[[Exception], Any]) -> None:
+    def __init__(
+        self,
+        done: Callable[[_Result], Any],
+        failed: Callable[[Exception], Any],
+        dropped: Callable[[_Result], Any] | None = None,
+    ) -> None:
         self._done = done
         self._failed = failed
+        self._dropped = dropped
         self._lock = threading.RLock()
         self._newest = 0
         self._finished = threading.Event()
@@ -157,7 +168,9 @@ class Worker(Generic[_Result]):
             else:
                 if self.is_newest(ticket):
                     self._done(result)
+                elif self._dropped is not None:
+                    self._dropped(result)
         except Exception:  # noqa: BLE001 - as above: a thread has no caller
-            _log.exception("a panel could not show a result")
+            _log.error("a panel could not show a result\n%s", redact(traceback.format_exc()))
         finally:
             finished.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import anywidget
 import traitlets
 
 from ftkit.errors import FtkitError
+from ftkit.redact import redact
 from ftkit.ui import front
 
 _log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Transcript(anywidget.AnyWidget):
         except FtkitError as error:
             answer |= {"ok": False, "error": {"message": error.message, "advice": error.advice}}
         except Exception as error:  # noqa: BLE001  the person who clicked gets it
-            _log.exception("the chat could not do what was asked")
-            answer |= {"ok": False, "error": {"message": f"{type(error).__name__}: {error}", "advice": ""}}
+            _log.error("the chat could not do what was asked\n%s", redact(traceback.format_exc()))
+            said = redact(f"{type(error).__name__}: {error}")
+            answer |= {"ok": False, "error": {"message": said, "advice": ""}}
         self.send(answer)

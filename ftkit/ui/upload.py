@@ -10,6 +10,7 @@ import anywidget
 import traitlets
 
 from ftkit.errors import DataError, FtkitError
+from ftkit.redact import redact
 from ftkit.ui import front
 from ftkit.ui.receiving import Receiving
 
@@ -65,7 +66,7 @@ class Upload(anywidget.AnyWidget):
             answer |= {"ok": False, "error": f"{error.message} {error.advice}".strip()}
         except Exception as error:  # noqa: BLE001 - the page waits for an answer, whatever it is
             self._cancel()
-            answer |= {"ok": False, "error": f"The kernel failed: {type(error).__name__}: {error}"}
+            answer |= {"ok": False, "error": redact(f"The kernel failed: {type(error).__name__}: {error}")}
         self.send(answer)
 
     def _carry_out(self, content: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,49 @@ def test_run_says_what_the_file_is(file: Path, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().err
     assert "LLaMA-Factory" in shown
     assert "ftkit import" in shown
+
+
+_ASKED = [{"instruction": f"Count to {n}.", "input": "", "output": f"{n}!"} for n in range(12)]
+_PAIRS = [{"instruction": f"Count to {n}.", "chosen": f"{n}!", "rejected": "No."} for n in range(12)]
+_RATED = [{"instruction": f"Count to {n}.", "output": f"{n}!", "label": n % 2 == 0} for n in range(12)]
+_TEXTS = [{"text": f"One counts to {n} and then stops."} for n in range(12)]
+_STAGES = {
+    "sft": (_ASKED, {}, ""),
+    "pt": (_TEXTS, {"columns": {"prompt": "text"}}, ""),
+    "dpo": (
+        _PAIRS,
+        {"ranking": True, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+        "pref_beta: 0.2\npref_loss: sigmoid\n",
+    ),
+    "kto": (
+        _RATED,
+        {"columns": {"prompt": "instruction", "response": "output", "kto_tag": "label"}},
+        "kto_rejected_weight: 1.5\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", _STAGES)
+def test_a_file_of_each_stage_trains(
+    stage: str, tmp_path: Path, tiny_model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, entry, more = _STAGES[stage]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.json").write_text(json.dumps(rows))
+    (data / "dataset_info.json").write_text(json.dumps({"counting": {"file_name": "rows.json", **entry}}))
+    file = tmp_path / "configs" / "own.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        f"model_name_or_path: {tiny_model_folder()}\nstage: {stage}\ndo_train: true\nfinetuning_type: lora\n"
+        f"lora_rank: 4\ndataset: counting\ndataset_dir: data\ncutoff_len: 128\nmax_steps: 2\n"
+        f"per_device_train_batch_size: 2\nlearning_rate: 1e-3\nuse_cpu: true\nval_size: 0.25\n"
+        f"eval_strategy: steps\neval_steps: 2\nsave_strategy: 'no'\n{more}"
+        f"output_dir: {tmp_path / 'saves'}/own\n"
+    )
+    out = tmp_path / "recipe.yaml"
+    assert main(["import", str(file), "--out", str(out)]) == 0
+    assert main(["run", str(out), "--set", "compute.offline=true"]) == 0
+    run = ftkit.attach(tmp_path / "saves" / "own")
+    assert (run.status, run.progress.step) == ("finished", 2)
+    assert (run.path / "adapter" / "adapter_model.safetensors").is_file()

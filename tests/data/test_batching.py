@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ftkit.data import Encoded
 from ftkit.data.batches import IGNORED, PackedCollator, PaddedCollator
-from ftkit.data.batching import Batches
+from ftkit.data.batching import Batches, Share
 
 _lengths = st.lists(st.integers(1, 60), min_size=1, max_size=120)
 _ways = st.fixed_dictionaries(
@@ -35,6 +35,19 @@ def test_every_row_is_in_one_batch_of_an_epoch(lengths: list[int], way: dict[str
     assert found == list(Batches(lengths, **way).epoch(epoch))
     batches.set_epoch(epoch)
     assert found == list(batches)
+
+
+@given(_lengths, _ways, st.integers(1, 5))
+def test_shares_together_are_the_batches_in_their_order(
+    lengths: list[int], way: dict[str, Any], count: int
+) -> None:
+    batches = Batches(lengths, **way)
+    batches.set_epoch(2)
+    shares = [list(Share(batches, number, count)) for number in range(count)]
+    assert {len(share) for share in shares} == {len(Share(batches, 0, count))} == {-(-len(batches) // count)}
+    together = [batch for step in zip(*shares, strict=True) for batch in step]
+    assert [batch for batch in together if batch] == list(batches)
+    assert all(together[: len(batches)]), "only the last ones are empty"
 
 
 @given(_lengths, _ways, st.integers(0, 3))

@@ -188,6 +188,13 @@ def test_what_cannot_be_known_is_said(tmp_path):
     assert offline.verdict == "unknown"
 
 
+def test_a_model_of_the_catalogue_is_known_without_the_hub(machine):
+    machine(64)
+    known = estimate(Recipe(model="Qwen/Qwen3-0.6B", compute={"offline": True}))
+    assert known.verdict == "fits"
+    assert round(known.parameters / 1e6) == 596
+
+
 def test_advice_goes_to_the_largest_part(machine):
     machine(1.5)
     assert "batch_size" in estimate(Recipe(), row_tokens=1000).reason

@@ -189,6 +189,7 @@ def test_a_number_may_be_written_as_text(written: Any, meant: float) -> None:
         ("optim", "adamw_troch", "adamw_torch"),
         ("mix_strategy", "interleave", "one of concat"),
         ("output_dir", "${oc.env:HOME}/saves", "itself"),
+        ("learning_rate", "???", "filled in"),
         ("gradient_checkpointing_kwargs", 3, "mapping"),
     ],
 )
@@ -212,6 +213,17 @@ def test_a_key_given_twice_is_refused() -> None:
         llamafactory.loads("lora_rank: 8\nlora_rank: 16\n")
     with pytest.raises(RecipeError, match="lora_rank"):
         llamafactory.loads('{"lora_rank": 8, "lora_rank": 16}')
+
+
+def test_code_of_others_is_not_switched_on_in_passing() -> None:
+    found = _convert(trust_remote_code=True)
+    assert found.checked().model.trust_remote_code
+    assert "unless you have read that code" in found.mapped["trust_remote_code"]
+
+
+def test_a_recipe_is_no_file_of_llamafactory() -> None:
+    with pytest.raises(RecipeError, match="Recipe of ftkit already"):
+        llamafactory.loads(ftkit.Recipe().to_yaml())
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -316,7 +328,12 @@ def test_a_secret_is_never_shown() -> None:
         ({"use_cpu": True}, "compute.device", "cpu"),
         ({"use_unsloth": True}, "compute.backend", "unsloth"),
         ({"ray_num_workers": 2}, "compute.processes", 2),
-        ({"save_total_limit": 3}, "output.keep_last", 3),
+        ({"save_total_limit": 3}, "output.keep_checkpoints", 3),
+        (
+            {"load_best_model_at_end": True, "val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0.5},
+            "output.keep_best",
+            True,
+        ),
         ({"template": "chatml"}, "data.template", "chatml"),
         ({"default_system": "Be brief."}, "data.system_prompt", "Be brief."),
         ({"dataset_dir": "ONLINE", "dataset": "org/a, org/b"}, "data.source", "org/a"),
@@ -343,6 +360,20 @@ def test_every_stage_method_and_extra(keys: dict[str, Any], path: str, value: An
     else:
         said = [*found.not_applicable.values(), *(problem.message for problem in found.errors)]
         assert any("this version of ftkit has no" in text for text in said)
+
+
+def test_what_a_recipe_refuses_is_told_by_the_keys() -> None:
+    if places.missing("objective.label_smoothing", {"objective": "sft"}):
+        pytest.skip("not in this version")
+    found = _convert(use_dft_loss=True, label_smoothing_factor=0.1)
+    assert any({"use_dft_loss", "label_smoothing_factor"} <= set(one.keys) for one in found.errors)
+
+
+def test_the_margin_of_simpo_is_llamafactorys_where_the_file_has_none() -> None:
+    if places.missing("objective.type", {}, "simpo"):
+        pytest.skip("not in this version")
+    recipe = _convert(stage="dpo", pref_loss="simpo").checked()
+    assert (recipe.objective.beta, recipe.objective.gamma) == (0.1, 0.5)
 
 
 def test_ppo_is_told_to_become_its_successor() -> None:
@@ -410,9 +441,17 @@ def test_shares_must_match_the_datasets() -> None:
 
 def test_an_eval_dataset_is_the_file_that_the_listing_names(listing: Path) -> None:
     found = _convert(dataset="poems", eval_dataset="letters", dataset_dir=str(listing))
-    assert found.checked().data.held_out_source == str(listing / "letters.json")
+    data = found.checked().data
+    assert data.held_out_source == str(listing / "letters.json")
+    from ftkit.data import load
+
+    assert (len(load(data).train), len(load(data).held_out)) == (4, 4)
     unknown = _convert(dataset="poems", eval_dataset="letters")
     assert _fate(unknown, "eval_dataset") == "not_applicable"
+    entries = {"poems": {"file_name": "poems.json"}, "letters": {"file_name": "../../letters.json"}}
+    (listing / "dataset_info.json").write_text(json.dumps(entries))
+    outside = _convert(dataset="poems", eval_dataset="letters", dataset_dir=str(listing))
+    assert _fate(outside, "eval_dataset") == "not_applicable"
 
 
 # Combinations that cannot be

@@ -18,6 +18,7 @@ from ftkit.ui.rows_browser import PAGE, TOKENS_SHOWN, RowsBrowser
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
+HUGE = PIXEL[:16] + (60_000).to_bytes(4, "big") * 2 + PIXEL[24:]
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -154,13 +155,20 @@ def test_a_long_text_is_cut_around_what_was_searched() -> None:
         ("file:///etc/passwd", "not fetched"),
         ("data:image/svg+xml;base64,AAAA", "not shown"),
         ("data:image/png;base64,AAAA", ""),
-        ("nul\0byte", "no such file"),
+        ("nul\0byte", "outside the data's folder, not shown"),
+        ("../pixel.png", "outside the data's folder, not shown"),
+        ("link.png", "outside the data's folder, not shown"),
+        ("/etc/hostname", "outside the data's folder, not shown"),
+        ("huge.png", "too many pixels to show"),
+        ("data:image/png;base64," + base64.b64encode(HUGE).decode(), "not shown"),
     ],
 )
 def test_only_small_local_images_reach_the_page(name: str, note: str, tmp_path: Path) -> None:
     (tmp_path / "pixel.png").write_bytes(PIXEL)
     (tmp_path / "secret.png").write_text("<svg onload=alert(1)>")
     (tmp_path / "large.png").write_bytes(PIXEL + b"\0" * LARGEST)
+    (tmp_path / "huge.png").write_bytes(HUGE)
+    (tmp_path / "link.png").symlink_to("/etc/hostname")
     shown = thumbnail(name, tmp_path)
     assert shown.get("note", "").endswith(note)
     assert ("src" in shown) == (not note)

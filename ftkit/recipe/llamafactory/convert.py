@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ftkit.recipe.llamafactory.report import Import, Problem
 from ftkit.recipe.llamafactory.rules import RULES, Holds, Left, Outcome, Sets, Wrong
 from ftkit.recipe.llamafactory.table import Key, near, same, table
 from ftkit.recipe.schema import Recipe
+from ftkit.recipe.yaml import PlainLoader
 
 LARGEST = 1_000_000
 """Characters of a file; the longest that people write have a few thousand."""
@@ -44,7 +46,10 @@ def load(path: str | Path) -> Import:
 
 def loads(text: str, *, folder: Path | None = None, name: str = "the text") -> Import:
     """As `load`, of text; `folder` is where a relative `dataset_dir` is looked for, too."""
-    return convert(parse(text, name), folder=folder)
+    settings = parse(text, name)
+    if settings and all(key in Recipe.model_fields for key in settings):
+        raise RecipeError(f"{name} is a Recipe of ftkit already.", "Train it: ftkit run FILE.yaml.")
+    return convert(settings, folder=folder)
 
 
 def parse(text: str, name: str = "the text") -> dict[Any, Any]:
@@ -202,11 +207,21 @@ class _Work:
             return Recipe(**nested)
         except RecipeError as error:
             for line in error.message.splitlines():
-                starts = [path for path in self.set_by if line.startswith(f"{path}:")]
-                named = starts or [path for path in self.set_by if path in line]
-                keys = tuple(name for one in named for name, _ in self.set_by[one])
+                keys = tuple(name for path in self.named(line) for name, _ in self.set_by[path])
                 self.problems.append(Problem(keys or ("recipe",), line))
             return None
+
+    def named(self, line: str) -> list[str]:
+        """Fields that were set and that a line of a Recipe's error speaks of."""
+        starts = [path for path in self.set_by if line.startswith(f"{path}:")]
+        whole = [path for path in self.set_by if path in line]
+        section, words = line.partition(":")[0], set(re.findall(r"\w+", line))
+        parts = [
+            path
+            for path in self.set_by
+            if path.startswith(f"{section}.") and path.rsplit(".", 1)[-1] in words
+        ]
+        return starts or whole or parts
 
     def _available(self, key: Key, outcome: Sets, given: Given) -> Outcome:
         """The same, or that this version has no such field."""
@@ -270,10 +285,12 @@ def _not_read(key: Key, given: Given) -> str | None:
         "methods": ("finetuning_type", given.method),
         "losses": ("pref_loss", str(given.get("pref_loss"))),
         "optimizers": ("the optimizer", given.optimizer),
-        "kinds": ("a file for", given.kind),
+        "kinds": ("", given.kind),
     }
     for part, (name, value) in now.items():
         wanted = getattr(key, part)
+        if wanted and value not in wanted and part == "kinds":
+            return f"read in a file to {' or '.join(wanted)}; this one is to {value}"
         if wanted and value not in wanted:
             return f"read where {name} is {' or '.join(wanted)}; here it is {values.shown(value)}"
     return None
@@ -317,7 +334,7 @@ def _advice(given: Given) -> tuple[str, ...]:
     return ("An adapter of ftkit is in PEFT's own format: peft.PeftModel loads and merges it.",)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """YAML without a key twice: one of the two values would be lost in silence."""
 
 

@@ -50,10 +50,11 @@ def held_out(names: tuple[str, ...], given: Given) -> str | None:
         return None
     try:
         entry = json.loads((found / LISTING).read_text(encoding="utf-8-sig"))[names[0]]
-        file = entry["file_name"]
+        file = found / entry["file_name"]
+        inside = file.resolve().is_relative_to(found.resolve())
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return str(found / file) if isinstance(file, str) else None
+    return str(file) if inside else None
 
 
 def _source(name: str, folder: str, online: bool, share: float, given: Given) -> dict[str, Any]:

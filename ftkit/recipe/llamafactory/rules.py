@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from ftkit.recipe.llamafactory import datasets
+from ftkit.recipe.llamafactory import datasets, places
 from ftkit.recipe.llamafactory.given import Given
 from ftkit.recipe.llamafactory.table import Key, near
 from ftkit.recipe.schema import TEMPLATES
@@ -78,6 +78,12 @@ def adapter(key: Key, value: tuple[str, ...], given: Given) -> Outcome:
 @_rule
 def revision(key: Key, value: str, given: Given) -> Outcome:
     return Holds("the main branch") if value == "main" else Sets({"model.revision": value})
+
+
+@_rule
+def remote_code(key: Key, value: bool, given: Given) -> Outcome:
+    note = "Python code that comes with the model will run: leave it off unless you have read that code"
+    return Sets({"model.trust_remote_code": value}, note if value else "")
 
 
 @_rule
@@ -331,7 +337,7 @@ def with_evals(key: Key, value: float, given: Given) -> Outcome:
 @_rule
 def saves(key: Key, value: str, given: Given) -> Outcome:
     if value == "best":
-        return Sets({"training.keep_best": True})
+        return Sets({"output.keep_best": True})
     return _times("checkpoints", value, given.get("save_steps"), given)
 
 
@@ -340,6 +346,15 @@ def with_saves(key: Key, value: float, given: Given) -> Outcome:
     if given.get("save_strategy") != "steps":
         return Left("read where save_strategy is steps")
     return _times("checkpoints", "steps", value, given)
+
+
+@_rule
+def keep_best(key: Key, value: bool, given: Given) -> Outcome:
+    if not value:
+        return _OFF
+    return Sets(
+        {"output.keep_best": True}, "the best checkpoint is kept; what is saved at the end is the last"
+    )
 
 
 def _times(name: str, strategy: str, each: float, given: Given) -> Outcome:
@@ -386,7 +401,9 @@ def run_name(key: Key, value: str, given: Given) -> Outcome:
 def ray_workers(key: Key, value: int, given: Given) -> Outcome:
     if value <= 1:
         return Holds("one process")
-    return Sets({"compute.launch": "ray", "compute.processes": value})
+    if places.missing("compute.launch", {}, "ray") is None:
+        return Sets({"compute.launch": "ray", "compute.processes": value})
+    return Sets({"compute.launch": "torchrun", "compute.processes": value}, "as many processes, without Ray")
 
 
 @_rule

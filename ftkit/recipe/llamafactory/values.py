@@ -30,6 +30,8 @@ def read(value: Any, kind: str) -> Any:
     """
     if value is None or (isinstance(value, str) and kind != "any" and value.strip().lower() in _EMPTY):
         return None
+    if isinstance(value, str) and value.strip() == "???":
+        raise ValueError("`???` stands for a value that is still to be filled in.")
     if isinstance(value, str) and "${" in value:
         raise ValueError("`${...}` stands for a value that is written elsewhere: write the value itself.")
     return _READERS[kind](value)

@@ -1,12 +1,13 @@
 """Objectives: pure functions of per-token log-probabilities, and what each asks of rows and passes."""
 
-from ftkit.recipe import CPO, DPO, KTO, ORPO, SFT, Pretraining, Recipe, SimPO
+from ftkit.recipe import CPO, DPO, KTO, ORPO, SFT, Pretraining, Recipe, Reward, SimPO
 from ftkit.train.objectives.base import Batch, Objective, Outcome, Passes
 from ftkit.train.objectives.cpo import ContrastivePreference
 from ftkit.train.objectives.dpo import DirectPreference
 from ftkit.train.objectives.kto import KahnemanTversky
 from ftkit.train.objectives.likelihood import Likelihood
 from ftkit.train.objectives.orpo import OddsRatio
+from ftkit.train.objectives.reward import BradleyTerry
 from ftkit.train.objectives.simpo import SimplePreference
 
 __all__ = ["Batch", "Objective", "Outcome", "Passes", "choose"]
@@ -27,3 +28,5 @@ def choose(recipe: Recipe) -> Objective:
             return ContrastivePreference(settings)
         case KTO() as settings:
             return KahnemanTversky(settings, recipe.data.max_length)
+        case Reward() as settings:
+            return BradleyTerry(settings)

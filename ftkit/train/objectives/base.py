@@ -35,6 +35,9 @@ class Passes(Protocol):
     def policy_only_read(self, batch: Batch) -> torch.Tensor:
         """The same log-probabilities without gradients."""
 
+    def rewards(self, batch: Batch) -> torch.Tensor:
+        """(rows,) scores by a model that puts out one number for a whole text."""
+
     def reference(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities by the model as it was when training began, without gradients."""
 

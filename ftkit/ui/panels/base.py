@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from ftkit.ui import front, host
+from ftkit.ui.closing import close_all
 from ftkit.ui.workspace import Workspace
 
 
@@ -35,6 +36,12 @@ class Panel(widgets.VBox):
 
     def shown(self) -> None:
         """Called by the Lab when the panel comes to the front."""
+
+    def close(self) -> None:
+        """Take the panel off the page, with all that it is made of."""
+        if self.comm is not None:
+            super().close()
+            close_all(self)
 
 
 def card(*children: widgets.Widget) -> widgets.VBox:

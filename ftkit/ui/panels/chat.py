@@ -13,6 +13,7 @@ import ipywidgets as widgets
 
 from ftkit.chat import ChatSession, Reply, Sampling
 from ftkit.errors import FtkitError
+from ftkit.redact import redact
 from ftkit.ui.markup import heading
 from ftkit.ui.panels.base import Panel
 from ftkit.ui.ticker import Ticker, Worker
@@ -450,7 +451,8 @@ def _shown(reply: Reply) -> dict[str, Any]:
 def _problem(error: Exception) -> dict[str, str]:
     if isinstance(error, FtkitError):
         return {"message": error.message, "advice": error.advice}
-    return {"message": f"{type(error).__name__}: {error}", "advice": "The conversation is as it was before."}
+    said = redact(f"{type(error).__name__}: {error}")
+    return {"message": said, "advice": "The conversation is as it was before."}
 
 
 def _number(name: str, value: Any) -> float | int | None:

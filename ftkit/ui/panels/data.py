@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from ftkit.folders import named
 from ftkit.recipe import Recipe
 from ftkit.ui import markup, preview
 from ftkit.ui.export_rows import ExportRows
@@ -348,7 +349,7 @@ def _folder_of(source: str) -> Path | None:
     """Where the images of a local source are looked for."""
     if kind_of(source) != "file":
         return None
-    path = Path(source).expanduser()
+    path = named(source)
     return path if path.is_dir() else path.parent
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from ftkit.errors import FtkitError
+from ftkit.folders import is_there, named
 from ftkit.recipe import Model, Recipe
 from ftkit.ui import markup
 from ftkit.ui.form import Field, UnionForm, folded, section_form
@@ -54,12 +54,21 @@ class ModelPanel(Panel):
         self._memory: Worker[tuple[MemoryEstimate, bool]] = Worker(self._show_memory, self._no_memory)
         self._fitting: Worker[Fit] = Worker(self._show_fit, self._no_fit)
         self._fetching: Worker[ModelSource] = Worker(self._fetched, self._not_fetched)
+        self._reading_code: Worker[tuple[str, bool]] = Worker(self._show_code, lambda _: None)
+        self._asked: Any = None
         self._settling = False
         self._seen = ""
         self._build()
         self._recipe_changed(None)
         self.workspace.observe(self._recipe_changed, "recipe")
         self.workspace.observe(lambda _: self._measure(), "row_tokens")
+
+    @property
+    def search(self) -> ModelSearch:
+        """The box that finds models; made when it is first looked at."""
+        if not self._search_box.children:
+            self._search_box.children = (ModelSearch(self.workspace, self.choose),)
+        return self._search_box.children[0]
 
     def choose(self, source: str) -> None:
         """Take another model: `starter`, a Hub id, a local folder or GGUF file.
@@ -84,17 +93,22 @@ class ModelPanel(Panel):
         self._fitting.wait(timeout)
         self._memory.wait(timeout)
         self._fetching.wait(timeout)
-        self.search.wait(timeout)
+        self._reading_code.wait(timeout)
+        if self._search_box.children:
+            self.search.wait(timeout)
 
     def _build(self) -> None:
         self._kind = choices(_KINDS, "starter", _TOOLTIPS, "Start from")
         self._kind.observe(self._kind_chosen, "value")
         self._source = Field(self.workspace, "model.source", title="Hub id")
-        self.search = ModelSearch(self.workspace, self.choose)
+        self._search_box = widgets.VBox(layout=widgets.Layout(display="none"))
         self._hub = Field(self.workspace, "model.revision")
-        self._fields = widgets.Box([self._source, self._hub])
+        self._trust = Field(self.workspace, "model.trust_remote_code")
+        self._fields = widgets.Box([self._source, self._hub, self._trust])
         self._fields.add_class("ftk-grid")
         self._about = widgets.HTML()
+        self._code = widgets.HTML()
+        self._code.layout.display = "none"
         self._fetch = button("Fetch now", "Download the model now rather than at Start", self.fetch)
         self._place = widgets.HTML()
         self._where = row(self._place, self._fetch)
@@ -116,8 +130,9 @@ class ModelPanel(Panel):
                 card(
                     self._kind,
                     self._about,
-                    self.search,
+                    self._search_box,
                     self._fields,
+                    self._code,
                     self._where,
                     self._progress,
                 ),
@@ -145,7 +160,7 @@ class ModelPanel(Panel):
     def _show_kind(self, kind: str) -> None:
         hub, fields = kind == "hub", kind != "starter"
         self._fields.layout.display = None if fields else "none"
-        for widget in (self._hub, self.search):
+        for widget in (self._hub, self._search_box):
             widget.layout.display = None if hub else "none"
         if hub:
             self.search.shown()
@@ -196,6 +211,14 @@ class ModelPanel(Panel):
     def _measure(self) -> None:
         recipe, row_tokens = self.workspace.recipe, self.workspace.row_tokens or None
         self._memory.submit(lambda: _look(recipe, row_tokens), delay=0.15)
+        if (recipe.model, recipe.compute.offline) != self._asked:
+            self._asked = (recipe.model, recipe.compute.offline)
+            self._reading_code.submit(lambda: _code_of(recipe), delay=0.15)
+
+    def _show_code(self, said: tuple[str, bool]) -> None:
+        text, trusted = said
+        self._code.value = markup.note(text, "bad" if trusted else "warn") if text else ""
+        self._code.layout.display = None if text else "none"
 
     def _show_memory(self, found: tuple[MemoryEstimate, bool]) -> None:
         self.estimate, here = found
@@ -234,7 +257,7 @@ class ModelPanel(Panel):
 def _kind_of(source: str) -> str:
     if source == "starter":
         return "starter"
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or Path(source).expanduser().exists():
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or is_there(named(source)):
         return "local"
     return "hub"
 
@@ -254,6 +277,14 @@ def _fetch(model: Model, offline: bool, progress: Any) -> ModelSource:
     from ftkit.models import resolve
 
     return resolve(model, offline=offline, progress=progress)
+
+
+def _code_of(recipe: Recipe) -> tuple[str, bool]:
+    """What to say of the Python code that comes with the model, and whether it would run."""
+    from ftkit.models.code import remote_code, warning
+
+    trusted = recipe.model.trust_remote_code
+    return warning(remote_code(recipe.model, offline=recipe.compute.offline), trusted), trusted
 
 
 def _look(recipe: Recipe, row_tokens: int | None) -> tuple[MemoryEstimate, bool]:

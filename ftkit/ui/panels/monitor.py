@@ -60,7 +60,9 @@ class MonitorPanel(Panel):
         self._ended = False
         self._next_look = 0.0
         self._status: str | None = None
-        self._builder: Worker[RunChart] = Worker(self._put_chart, self._on_no_plotly)
+        self._builder: Worker[RunChart] = Worker(
+            self._put_chart, self._on_no_plotly, dropped=lambda chart: chart.close()
+        )
         self._listing: Worker[list[tuple[str, str]]] = Worker(self._put_runs, self._on_trouble)
         self._opening: Worker[Run] = Worker(self.show, self._on_trouble)
         self._saving: Worker[Path] = Worker(self._on_saved, self._on_trouble)
@@ -170,9 +172,6 @@ class MonitorPanel(Panel):
             worker.cancel()
         if self._follows:
             self.workspace.unobserve(self._on_run, "run")
-        self.children = self._chart_place.children = ()
-        for chart in self._charts.values():
-            chart.close()
         super().close()
 
     # Making the panel
@@ -213,6 +212,7 @@ class MonitorPanel(Panel):
         set_tooltip(self._renderer, "Simple works where the interactive chart does not show")
         self._renderer.observe(self._on_renderer, "value")
 
+        self._preparing = widgets.HTML(markup.muted("Preparing the chart…"))
         self._chart_place = widgets.VBox()
         self._failure = widgets.HTML()
         self._notes = widgets.HTML()
@@ -239,12 +239,15 @@ class MonitorPanel(Panel):
         if renderer == "svg":
             self._put_chart(SvgChart(history=self._history))
             return
-        self._chart_place.children = (widgets.HTML(markup.muted("Preparing the chart…")),)
+        self._chart_place.children = (self._preparing,)
         history = self._history
         self._builder.submit(lambda: _plotly_chart(history))
 
     def _put_chart(self, chart: RunChart | SvgChart) -> None:
         with self._lock:
+            if self.comm is None:  # the panel was closed meanwhile
+                chart.close()
+                return
             self._charts["svg" if isinstance(chart, SvgChart) else "plotly"] = chart
             chart.follow(self._run, self._history)  # the run may have changed while the chart was made
             if self._log.value:

@@ -321,6 +321,36 @@ def test_kto(settings: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.parametrize("pull", [None, 0.05])
+def test_reward(pull: float | None) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    from ftkit.fast.logprobs import rewards
+
+    data = rows("pairs")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = model(0).config
+        config.num_labels = 1
+        ours = LlamaForSequenceClassification(config)
+    policy = copy.deepcopy(ours)
+    made = choose(Recipe(objective={"type": "reward", "center_coefficient": pull}))
+    items = made.items(data)
+    batch = made.collate([items[place] for place in range(6)], PaddedCollator(0))
+    passes: Any = SimpleNamespace(rewards=lambda batch: rewards(ours, batch))
+    outcome = made.outcome(passes, batch)
+    loss = outcome.terms[0] / made.counts(batch)[0]
+    loss.backward()
+    oracle = trl("RewardTrainer", model=policy)
+    oracle.args.center_rewards_coefficient = pull
+    inputs = PaddedCollator(0)(data[::2] + data[1::2])
+    del inputs["labels"]
+    assert_same((loss.item(), gradients(ours), {}), oracle.compute_loss(policy, inputs), policy)
+    told = oracle._metrics["train"]
+    hits, pairs = outcome.figures["pair_accuracy"]
+    assert float(hits) / pairs == pytest.approx(told["accuracy"][-1])
+
+
 def test_label_smoothing_is_that_of_transformers() -> None:
     from transformers.trainer_pt_utils import LabelSmoother
 

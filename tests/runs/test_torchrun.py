@@ -1,0 +1,215 @@
+"""Processes that train together: one process's run with more accumulation, whose every end is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ftkit
+from ftkit.errors import RecipeError, RunError
+from ftkit.runs.folder import RunFolder
+from ftkit.runs.launch import End
+from ftkit.runs.ranks import _end, file_of, how_it_ended, leave_end
+from ftkit.runs.wishes import Wish
+
+Recipes = Callable[..., ftkit.Recipe]
+TWO = {"compute__launch": "torchrun", "compute__processes": 2}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> Recipes:
+    def make(**changes: Any) -> ftkit.Recipe:
+        base = ftkit.Recipe(
+            model=str(tiny_model_folder()),
+            data={"source": "starter:extract", "max_rows": 18, "eval_rows": 6},
+            method={"rank": 4},
+            # five batches an epoch: two processes have an odd one left, of held-out rows, too
+            training={"max_steps": 7, "batch_size": 4, "evals": 2, "checkpoints": 3, "learning_rate": 1e-2},
+            compute={"dtype": "float32", "device": "cpu"},
+            output={"folder": tmp_path / "runs"},
+        )
+        return base.replace({key.replace("__", "."): value for key, value in changes.items()})
+
+    return make
+
+
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:
+    result = (
+        "model/model.safetensors" if run.recipe.method.type == "full" else "adapter/adapter_model.safetensors"
+    )
+    return load_file(run.path / result)
+
+
+def assert_alike(one: ftkit.Run, other: ftkit.Run, tolerance: float) -> None:
+    """The same steps on the same tokens, the same losses and weights."""
+    kept = ["loss", "accuracy", "entropy", "grad_norm", "eval_loss"]
+    first, second = (run.metrics[kept].fillna(0.0) for run in (one, other))
+    assert (first - second).abs().max().max() <= tolerance
+    tokens = [[(e["step_tokens"], e["trained_tokens"]) for e in steps(run)] for run in (one, other)]
+    assert tokens[0] == tokens[1]
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) <= tolerance
+
+
+def steps(run: ftkit.Run) -> list[dict[str, Any]]:
+    return [event for event in run.events() if event["kind"] == "train"]
+
+
+def processes(run: ftkit.Run) -> list[psutil.Process]:
+    """Who carries the run out, and its ranks in order."""
+    over = psutil.Process(json.loads((run.path / "process.json").read_text())["pid"])
+    ranks = [one for one in over.children() if "ftkit.runs.rank" in one.cmdline()]
+    return [over, *sorted(ranks, key=lambda one: int(one.environ()["RANK"]))]
+
+
+def gone(all_of_them: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in all_of_them)
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(recipe: Recipes) -> None:
+    one = ftkit.start(recipe(training__gradient_accumulation_steps=2)).wait(300)
+    two = ftkit.start(recipe(**TWO)).wait(300)
+    assert_alike(one, two, 1e-5)
+    assert two.progress.step == 7
+    assert not list(two.path.glob("rank-*.json"))
+
+
+def test_one_process_of_torchrun_equals_a_thread_to_the_bit(recipe: Recipes) -> None:
+    with_dropout = {"method__dropout": 0.1, "training__max_steps": 4}
+    thread = ftkit.start(recipe(**with_dropout)).wait(300)
+    torchrun = ftkit.start(recipe(**with_dropout, compute__launch="torchrun")).wait(300)
+    assert_alike(thread, torchrun, 0.0)
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoint(recipe: Recipes) -> None:
+    full = {"method": {"type": "full"}, "training__learning_rate": 1e-3, "training__evals": 0}
+    whole = ftkit.start(recipe(**full, training__gradient_accumulation_steps=2, training__max_steps=40)).wait(
+        300
+    )
+    run = ftkit.start(recipe(**full, **TWO, training__max_steps=40))
+    until(lambda: any(event["kind"] == "checkpoint" for event in run.events()))
+    all_of_them = processes(run)
+    assert len(all_of_them) == 3
+    all_of_them[2].send_signal(signal.SIGKILL)
+    with pytest.raises(RunError, match=r"process 1 of 2 was ended from outside \(SIGKILL"):
+        run.wait(60)
+    assert run.status == "failed"
+    until(lambda: gone(all_of_them), 30)
+    run.resume().wait(300)
+    assert run.status == "finished"
+    assert_alike_from(run, whole, step=20)
+
+
+def assert_alike_from(run: ftkit.Run, whole: ftkit.Run, step: int) -> None:
+    """A run that was lost has steps twice: the newest count."""
+    newest = {event["step"]: event["loss"] for event in steps(run)}
+    once = {event["step"]: event["loss"] for event in steps(whole)}
+    assert newest.keys() == once.keys()
+    assert all(abs(newest[at] - once[at]) < 1e-4 for at in once if at >= step)
+    mine, theirs = weights(run), weights(whole)
+    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-4
+
+
+def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipes) -> None:
+    long = {"training__max_steps": 200, "training__evals": 0}
+    whole = ftkit.start(recipe(**long, training__gradient_accumulation_steps=2)).wait(300)
+    run = ftkit.start(recipe(**long, **TWO))
+    until(lambda: run.progress.step >= 2)
+    run.pause()
+    until(lambda: run.status == "paused")
+    at = run.progress.step
+    time.sleep(0.5)
+    assert run.progress.step == at
+    run.resume()
+    until(lambda: run.progress.step > at)
+    all_of_them = processes(run)
+    asked = time.monotonic()
+    run.stop()
+    run.wait(60)
+    assert run.status == "stopped"
+    assert time.monotonic() - asked < 20
+    until(lambda: gone(all_of_them), 20)
+    assert (run.path / "checkpoints" / f"checkpoint-{run.progress.step}").is_dir()
+    RunFolder.open(run.path).write(
+        "recipe.yaml", recipe(**long, training__gradient_accumulation_steps=2).to_yaml()
+    )
+    run.resume().wait(300)
+    assert run.status == "finished"
+    assert_alike(run, whole, 1e-4)
+    assert not any("batches a step" in event.get("text", "") for event in run.events())
+
+
+def test_ranks_end_with_the_process_that_started_them(recipe: Recipes) -> None:
+    run = ftkit.start(recipe(**TWO, training__max_steps=100_000, training__evals=0))
+    until(lambda: run.progress.step >= 1)
+    all_of_them = processes(run)
+    os.kill(all_of_them[0].pid, signal.SIGKILL)
+    until(lambda: gone(all_of_them), 20)
+    until(lambda: run.status == "interrupted", 20)
+
+
+@pytest.fixture
+def folder(recipe: Recipes) -> RunFolder:
+    return RunFolder.create(recipe())
+
+
+def _failure(message: str) -> End:
+    return End("failed", None, {"message": message, "advice": "", "traceback": "t"})
+
+
+def test_the_failure_that_made_the_others_fail_is_the_one_that_is_told(folder: RunFolder) -> None:
+    leave_end(folder, 0, _failure("connection closed"), of_another=True)
+    leave_end(folder, 1, _failure("row 3 is odd"), of_another=False)
+    end = _end(folder, 2, {0: how_it_ended(1), 1: how_it_ended(1)})
+    assert (end.state, end.error and end.error["message"]) == ("failed", "Process 1 of 2: row 3 is odd")
+
+
+def test_rank_0_knows_how_a_run_ended_that_did_not_fail(folder: RunFolder) -> None:
+    leave_end(folder, 0, End("stopped", "before the first step"), of_another=False)
+    assert _end(folder, 2, {1: how_it_ended(-15)}) == End("stopped", "before the first step")
+    file_of(folder, 0).write_text("[]")
+    assert _end(folder, 2, {}).state == "failed"
+
+
+def test_a_wish_before_the_processes_are_there_is_heard_by_them(folder: RunFolder) -> None:
+    from ftkit.runs.ranks import CarryingByRanks, Part
+
+    class Started(CarryingByRanks):
+        part: Part
+
+        def run_ranks(self, count: int, part: Part) -> dict[int, str]:
+            self.part = part
+            self.wish(Wish("stop"))  # as by SIGTERM: now it is for rank 0
+            leave_end(self.folder, 0, End("finished"), of_another=False)
+            return {}
+
+    carrying = Started(folder)
+    folder.wishes().ask(Wish("pause"))
+    carrying.listen()
+    carrying.carry_out()
+    heard = folder.wishes(carrying.part.wishes_from).heard()
+    assert [wish.name for wish in heard] == ["pause", "stop"]
+    assert [e["state"] for e in folder.log.read() if e["kind"] == "state"] == ["running", "finished"]
+
+
+def test_several_processes_need_a_launch_that_has_them() -> None:
+    with pytest.raises(RecipeError, match=r"compute\.processes is 2, but compute\.launch 'thread'"):
+        ftkit.Recipe(compute={"processes": 2})
