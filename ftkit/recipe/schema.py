@@ -347,8 +347,8 @@ class Recipe(Section):
         if isinstance(method, PromptTuning | PrefixTuning):
             if self.objective.type == "reward":
                 raise ValueError(
-                    f"objective 'reward' does not go with method {method.type!r}: a score needs weights of its "
-                    "own"
+                    f"objective 'reward' does not go with method {method.type!r}: a score needs weights "
+                    "of its own"
                 )
             again = self.compute.gradient_checkpointing
             if again not in ("auto", "off"):
