@@ -198,8 +198,14 @@ class _Decoding:
         """The next token; the first call reads the prompt."""
         import torch
 
-        new = self._ids[:, self._cache.get_seq_length() :]
-        logits = model(input_ids=new, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
+        from ftkit.models.prompts import called, prompt_cache, prompt_length
+
+        if not self._cache.get_seq_length():
+            prompt_cache(model, 1, self._cache)
+        new = self._ids[:, self._cache.get_seq_length() - prompt_length(model) :]
+        logits = called(model)(
+            input_ids=new, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+        ).logits
         scores = self._penalty(self._ids, logits[:, -1].float())
         if self._generator is None:
             token = scores.argmax(dim=-1, keepdim=True)

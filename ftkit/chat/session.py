@@ -109,12 +109,14 @@ class ChatSession:
         if mode == "adapter":
             return ""
         if self._recipe is not None:
-            method: str = self._recipe.method.type
+            saves: str | None = self._recipe.method.saves
+        elif self._loaded is None or self._loaded.method == "none":
+            saves = None
         else:
-            method = self._loaded.method if self._loaded is not None else "none"
-        if method == "full":
-            return "Every weight was trained, so the base model is no longer in memory."
-        return "" if method == "lora" else "This model has no adapter to switch off: it answers as it is."
+            saves = "adapter" if self._loaded.adapted else "model"
+        if saves == "model":
+            return "The model's own weights were trained, so the base model is no longer in memory."
+        return "" if saves else "This model has no adapter to switch off: it answers as it is."
 
     @property
     def replying(self) -> bool:

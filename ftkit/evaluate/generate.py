@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.chat.inference import Which, end_ids, inference_turn, room_after
+from ftkit.models.prompts import called, prompt_cache, prompt_length
 
 if TYPE_CHECKING:
     import torch
@@ -118,13 +119,19 @@ class _Batch:
         rows = len(self._prompts)
         prefix = _common_prefix(self._prompts)
         self._cache: Any = DynamicCache(config=self._model.config)
+        before = prompt_length(self._model)
+        prompt_cache(self._model, 1, self._cache)
         if prefix and rows > 1:
             shared = torch.tensor([self._prompts[0][:prefix]], device=self._device)
-            self._model(input_ids=shared, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-            self._cache.batch_repeat_interleave(rows)
+            called(self._model)(
+                input_ids=shared, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            )
         else:
             prefix = 0
+        if (before or prefix) and rows > 1:
+            self._cache.batch_repeat_interleave(rows)
         rests = [list(prompt[prefix:]) for prompt in self._prompts]
+        prefix += before  # a learned prompt is read before anything else
         width = max(map(len, rests))
         ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=self._device)
         mask = torch.tensor(
@@ -135,7 +142,7 @@ class _Batch:
         return self._forward(ids, mask, positions[:, prefix:]), mask, positions[:, -1]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        logits = self._model(
+        logits = called(self._model)(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,

@@ -74,6 +74,8 @@ def _attention(
     if cu_seqlens is None:
         if attention_mask is None and not kwargs.get("softcap") and decoding.takes(query, key, value):
             return decoding.one_query(query, key, value, scaling), None
+        if kwargs.get("softcap"):
+            return _capped(query, key, value, attention_mask, kwargs["softcap"], scaling), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
@@ -91,6 +93,34 @@ def _attention(
         keep=getattr(module, "ftkit_keep", True),
     )
     return out.transpose(1, 2), None
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    softcap: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention whose scores are capped (gemma 2), which torch's own does not know, under any mask.
+
+    Shapes as in transformers' interface: (rows, heads, tokens, head_size) in, (rows, tokens, heads,
+    head_size) out.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        mask = mask.tril(scores.shape[-1] - scores.shape[-2])
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return (weights @ value).transpose(1, 2)
 
 
 def segment_attention(

@@ -17,6 +17,7 @@ import torch
 
 from ftkit.fast import attention, pieces
 from ftkit.fast.loss import NOTHING, Extra, Logits, Scores, plain_scores, token_scores
+from ftkit.models.prompts import has_prompt, prompt_cache, prompt_length
 from ftkit.recipe import Fast
 
 IGNORED = -100
@@ -58,6 +59,8 @@ class LogProbs:
         base = _base(model)
         layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
         inputs = {name: batch[name] for name in ("input_ids", *layout)} | {"use_cache": False}
+        if has_prompt(model):
+            inputs |= _after_prompt(model, batch)
         targets = batch["labels"][:, 1:]
         trained = targets != IGNORED
         targets = targets[trained]
@@ -96,7 +99,7 @@ def choose(model: torch.nn.Module, *, fast: Fast | bool = True, recompute: str =
     logits, no_loss = _logits(base) if wanted.loss else (None, "switched off")
     if logits is None:
         report.skipped["loss"] = no_loss
-    why_padded = _obstacle(base) if wanted.attention else "compute.fast.attention is off"
+    why_padded = _obstacle(model) if wanted.attention else "compute.fast.attention is off"
     before = base.config._attn_implementation
     if not why_padded:
         base.set_attn_implementation(attention.register())
@@ -127,8 +130,10 @@ def _doubt(model: torch.nn.Module, way: LogProbs, reference: torch.Tensor | None
 def _logits(base: Any) -> tuple[Logits | None, str]:
     """What the model does to its logits, if the fused loss can do the same; else None and the reason."""
     config = base.config.get_text_config()
-    if not isinstance(base.get_output_embeddings(), torch.nn.Linear):
-        return None, f"{type(base).__name__} has no linear output head"
+    head = base.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        own = f"{type(base).__name__} has no linear output head"
+        return None, f"the output head is under {type(head).__name__}" if hasattr(head, "weight") else own
     known = {
         "final_logit_softcapping": lambda value: Logits(softcap=float(value)),
         "logit_scale": lambda value: Logits(scale=float(value)),
@@ -147,8 +152,22 @@ def _logits(base: Any) -> tuple[Logits | None, str]:
     return known[name](value), ""
 
 
-def _obstacle(base: Any) -> str:
+def _after_prompt(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Inputs for rows that have a learned prompt before them, as a cache that is not empty."""
+    mask = batch["attention_mask"]
+    before = mask.new_ones(len(mask), prompt_length(model))
+    return {
+        "attention_mask": torch.cat([before, mask], dim=1),
+        "past_key_values": prompt_cache(model, len(mask)),
+        "use_cache": True,
+    }
+
+
+def _obstacle(model: Any) -> str:
     """Why the structure of the model rules packing out; empty where it does not."""
+    if has_prompt(model):
+        return "a learned prompt stands before every row"
+    base = _base(model)
     if not getattr(base, "_supports_attention_backend", False):
         return f"{type(base).__name__} has an attention of its own"
     weight = base.get_input_embeddings().weight
@@ -195,9 +214,10 @@ def _base(model: Any) -> Any:
 
 
 def _half_precision(model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Autocast where the weights are bfloat16: PEFT keeps adapters in float32, and float32 is slow."""
+    """Autocast where weights are in half precision: what is trained is in float32, and float32 is slow."""
     first = next(iter(model.parameters()))
-    base: Any = _base(model)
-    if base.get_input_embeddings().weight.dtype == torch.bfloat16:
-        return torch.autocast(first.device.type, dtype=torch.bfloat16)
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    for dtype in (torch.bfloat16, torch.float16):
+        if dtype in dtypes:
+            return torch.autocast(first.device.type, dtype=dtype)
     return contextlib.nullcontext()

@@ -173,15 +173,26 @@ def linear_of(module: Any) -> Linear | None:
     """
     base = getattr(module, "base_layer", module)
     if type(base) is not torch.nn.Linear:
+        if base is not module and hasattr(module, "lora_A"):
+            raise NotFittingError(f"adapters on {type(base).__name__} are left to PEFT")
         return None
     if base.weight.requires_grad or base.weight.dtype not in _CLOSE:
         return None
+    if type(base.weight.data) is not torch.Tensor:
+        raise NotFittingError(f"weights held as {type(base.weight.data).__name__} are left to PEFT")
     if base is module:
         return Linear(base.weight, base.bias)
     names = list(getattr(module, "active_adapters", []))
-    if len(names) != 1 or names[0] not in getattr(module, "lora_A", {}):
+    if len(names) != 1:
         return None
     name = names[0]
+    if name not in getattr(module, "lora_A", {}):
+        kind = type(module).__module__.split(".")[-2]
+        raise NotFittingError(f"adapters of another kind ({kind}) are left to PEFT")
+    if base.bias is not None and base.bias.requires_grad:
+        raise NotFittingError("layers whose bias is trained are left to PEFT")
+    if not isinstance(module.lora_A, torch.nn.ModuleDict):
+        raise NotFittingError(f"adapters of another kind ({type(module).__name__}) are left to PEFT")
     if getattr(module, "lora_variant", {}).get(name) is not None:
         raise NotFittingError(
             f"a variant of LoRA ({type(module.lora_variant[name]).__name__}) is left to PEFT"

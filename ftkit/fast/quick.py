@@ -52,6 +52,8 @@ def quicken(model: Any) -> int:
 
 def _layer(module: Any) -> Linear | None:
     if type(module) is torch.nn.Linear:
+        if type(module.weight.data) is not torch.Tensor:  # quantized
+            return None
         return Linear(module.weight, module.bias)
     try:
         return linear_of(module) if hasattr(module, "lora_A") else None

@@ -15,9 +15,10 @@ from typing import Any
 
 from ftkit.errors import ModelError
 from ftkit.models.load import LoadedModel
+from ftkit.models.methods import Batches, agrees, free, with_adapter
 from ftkit.models.quiet import quiet
 from ftkit.models.starter import STARTER
-from ftkit.recipe import LoRA, Method
+from ftkit.recipe import Adapter, Freeze, Method
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class ParameterCount:
     total: int
 
 
-def apply_method(loaded: LoadedModel, method: Method) -> None:
+def apply_method(loaded: LoadedModel, method: Method, batches: Batches | None = None) -> None:
     """Make the model trainable as the Recipe's method says; `loaded.model` is replaced in place.
 
     Random first values of an adapter come from torch's generator: seed it before.
+
+    Parameters
+    ----------
+    batches
+        Padded batches of training rows (input_ids, attention_mask), for a method whose first values come
+        from them. Read once, and only then.
 
     Raises
     ------
@@ -42,55 +49,29 @@ def apply_method(loaded: LoadedModel, method: Method) -> None:
         raise ModelError(
             f"The model is already set up for {loaded.method} training.", "Load it again for another method."
         )
-    if isinstance(method, LoRA):
-        loaded.model = _with_lora(loaded, method)
-        loaded.method = "lora"
-        return
-    # AdamW's updates are far below bfloat16's resolution of the weights they are added to: the weights that
-    # are trained are kept in float32.
-    loaded.model.float().requires_grad_(True)
-    loaded.dtype = "float32"
-    loaded.method = "full"
+    if isinstance(method, Adapter):
+        if method.start_from is not None:
+            _go_on(loaded, method, method.start_from)
+        else:
+            biases = _biases(loaded.model)
+            loaded.model = with_adapter(loaded, method, batches)
+            loaded.own_biases = _changed(loaded, biases)
+        name_base(loaded.model, loaded)
+    elif isinstance(method, Freeze):
+        free(loaded, method)
+    else:
+        # AdamW's updates are far below bfloat16's resolution of the weights they are added to: the weights
+        # that are trained are kept in float32.
+        loaded.model.float().requires_grad_(True)
+        loaded.dtype = "float32"
+    loaded.method = method.type
 
 
-def _with_lora(loaded: LoadedModel, method: LoRA) -> Any:
-    with quiet():
-        from peft import LoraConfig, get_peft_model
-
-        targets = method.target_modules
-        settings = LoraConfig(
-            r=method.rank,
-            lora_alpha=method.alpha,
-            lora_dropout=method.dropout,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            use_rslora=method.use_rslora,
-            use_dora=method.use_dora,
-            bias="none",
-            task_type="SEQ_CLS" if loaded.head == "score" else "CAUSAL_LM",
-        )
-        try:
-            model = get_peft_model(loaded.model, settings)
-        except ValueError as error:
-            names = ", ".join(linear_names(loaded.model))
-            raise ModelError(
-                f"LoRA cannot go on {method.target_modules!r} of {loaded.source.name}: {str(error)[:200]}",
-                f"Its linear layers are {names}; `all-linear` takes them all.",
-            ) from None
-    name_base(model, loaded)
-    return model
-
-
-def linear_names(model: Any) -> list[str]:
-    """The distinct last names of a model's linear layers, such as q_proj; the output layer left out."""
-    import torch
-
-    output = model.get_output_embeddings()
-    found = [
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output
-    ]
-    return list(dict.fromkeys(found))
+def _go_on(loaded: LoadedModel, method: Adapter, start_from: str) -> None:
+    folder = Path(start_from).expanduser()
+    settings = adapter_settings(folder)
+    agrees(method, settings)
+    load_adapter(loaded, folder, trainable=True)
 
 
 def name_base(model: Any, loaded: LoadedModel) -> None:
@@ -108,7 +89,7 @@ def name_base(model: Any, loaded: LoadedModel) -> None:
 
 
 def save_adapter(loaded: LoadedModel, folder: str | Path) -> Path:
-    """Save what was trained to `folder`: the adapter; or, for full fine-tuning, model and tokenizer.
+    """Save what was trained to `folder`: the adapter; or, where its own weights were, model and tokenizer.
 
     Files are written beside the folder and moved in whole, so that a crash leaves the old ones.
 
@@ -122,9 +103,10 @@ def save_adapter(loaded: LoadedModel, folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
             with quiet():
-                if loaded.method == "lora":
-                    # "auto" would ask the Hub for the base model's configuration.
-                    loaded.model.save_pretrained(work, save_embedding_layers=False)
+                if loaded.adapted:
+                    with _all_ranks(loaded.model):
+                        # "auto" would ask the Hub for the base model's configuration.
+                        loaded.model.save_pretrained(work, save_embedding_layers=False)
                 else:
                     loaded.model.save_pretrained(work)
                     loaded.tokenizer.save_pretrained(work)
@@ -137,6 +119,47 @@ def save_adapter(loaded: LoadedModel, folder: str | Path) -> Path:
             "Free some space or change the folder's permissions, then save again.",
         ) from None
     return folder
+
+
+@contextlib.contextmanager
+def _all_ranks(model: Any) -> Iterator[None]:
+    """AdaLoRA's matrices whole: PEFT would cut ranks out, and scale the rest otherwise than in training."""
+    settings = model.peft_config["default"]
+    pattern = getattr(settings, "rank_pattern", None)
+    if settings.peft_type != "ADALORA" or not pattern:
+        yield
+        return
+    settings.rank_pattern = None
+    try:
+        yield
+    finally:
+        settings.rank_pattern = pattern
+
+
+def adapter_settings(folder: str | Path) -> Any:
+    """PEFT's configuration of a saved adapter.
+
+    Raises
+    ------
+    ModelError
+        Where the folder holds no adapter, or its configuration cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).",
+            "Give the `adapter` folder of a run that saved one.",
+        )
+    with quiet():
+        from peft import PeftConfig
+
+        try:
+            return PeftConfig.from_pretrained(str(folder))
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ModelError(
+                f"adapter_config.json in {folder} cannot be read: {str(error)[:200]}",
+                "Copy the adapter's files again.",
+            ) from None
 
 
 def load_adapter(loaded: LoadedModel, folder: str | Path, *, trainable: bool = False) -> None:
@@ -152,11 +175,8 @@ def load_adapter(loaded: LoadedModel, folder: str | Path, *, trainable: bool = F
         raise ModelError(
             "The model has an adapter or was trained already.", "Load it again to put another adapter on."
         )
-    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).",
-            "Give the `adapter` folder of a run that saved one.",
-        )
+    settings = adapter_settings(folder)
+    biases = _biases(loaded.model)
     with quiet():
         from peft import PeftModel
 
@@ -171,9 +191,11 @@ def load_adapter(loaded: LoadedModel, folder: str | Path, *, trainable: bool = F
         except Exception as error:
             raise ModelError(
                 f"The adapter in {folder} does not go on {loaded.source.name}: {str(error).strip()[:300]}",
-                "Load the base model that it was trained on; or the files are damaged.",
+                f"It was trained on {settings.base_model_name_or_path or 'another model'}: load that one. "
+                "Or its files are damaged.",
             ) from error
-    loaded.method = "lora"
+    loaded.own_biases = _changed(loaded, biases)
+    loaded.method = str(settings.peft_type.value).lower()
 
 
 @contextlib.contextmanager
@@ -183,18 +205,36 @@ def base_model(loaded: LoadedModel) -> Iterator[Any]:
     Raises
     ------
     ModelError
-        After full fine-tuning, where the weights themselves were changed.
+        After training of the model's own weights, where those were changed.
     """
-    if loaded.method == "full":
+    if loaded.method != "none" and not loaded.adapted:
         raise ModelError(
-            "Full fine-tuning changes the weights themselves: the base model is no longer in memory.",
+            "Training changes the model's own weights: the base model is no longer in memory.",
             "Open the base model on its own to compare.",
         )
     if loaded.method == "none":
         yield loaded.model
         return
-    with loaded.model.disable_adapter():
-        yield loaded.model
+    trained = [(bias, bias.data) for bias, _ in loaded.own_biases]
+    for bias, own in loaded.own_biases:  # PEFT leaves them as trained
+        bias.data = own
+    try:
+        with loaded.model.disable_adapter():
+            yield loaded.model
+    finally:
+        for bias, value in trained:
+            bias.data = value
+
+
+def _biases(model: Any) -> list[tuple[Any, Any]]:
+    """The model's biases, and a copy of each: they are small."""
+    return [(p, p.detach().clone()) for name, p in model.named_parameters() if name.endswith("bias")]
+
+
+def _changed(loaded: LoadedModel, biases: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Of `biases`, all where the adapter has some that it trains in place."""
+    kind = getattr(loaded.model.peft_config["default"], "bias", "none")
+    return biases if kind not in ("none", None) else []
 
 
 def count_parameters(model: Any) -> ParameterCount:

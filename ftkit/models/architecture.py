@@ -82,13 +82,14 @@ class Architecture:
         words = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return self.layers * layer + words + (self.positions + 1) * self.hidden_size
 
-    def adapter_parameters(self, rank: int, target_modules: str | tuple[str, ...]) -> int:
-        """Parameters of a LoRA of this rank; 0 where no linear layer has one of the names."""
-        return self.layers * sum(
-            rank * (one.inputs + one.outputs) * one.count
-            for name, one in self.linears.items()
-            if target_modules == "all-linear" or name in target_modules
-        )
+    @property
+    def key_width(self) -> int:
+        """Width of the keys (and of the values) of one layer: heads times their size."""
+        if "k_proj" in self.linears:
+            return self.linears["k_proj"].outputs
+        if "qkv_proj" in self.linears:
+            return (self.linears["qkv_proj"].outputs - self.linears["o_proj"].inputs) // 2
+        return self.hidden_size
 
     @property
     def width(self) -> int:

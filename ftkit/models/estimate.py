@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from ftkit.errors import ModelError
 from ftkit.folders import is_there, named
-from ftkit.models import architecture, catalog, folder, hub
+from ftkit.models import architecture, catalog, folder, hub, precision, sizes
 from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
 from ftkit.models.source import looks_like_hub_id
-from ftkit.recipe import LoRA, Model, Recipe, Training
+from ftkit.recipe import IA3, Freeze, LoRA, Model, OnLayers, PrefixTuning, PromptTuning, Recipe, Training
+from ftkit.recipe.optimizers import OPTIMIZERS
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 
@@ -41,8 +42,6 @@ _SCORES_UP_TO = 384
 """Attention weights of longer rows are made again rather than kept."""
 LEVELS = ("off", "attention", "mlp", "layers")
 """What the backward pass makes again, from nothing to whole layers."""
-_OPTIMIZER_BYTES = {"adamw": 8.0, "adafactor": 0.1, "sgd": 0.0}
-"""Bytes of optimizer state for each trained parameter."""
 _COMFORT = 0.75
 """Up to this share of the free memory a fine-tune fits with room to spare."""
 _STARTER_ROWS = {"starter:extract": 70, "starter:persona": 70}
@@ -125,7 +124,7 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     tokens = row_tokens or _STARTER_ROWS.get(recipe.data.source) or _UNKNOWN_ROWS
     texts = 2 if recipe.objective.reads == "pairs" else 1
     tokens = min(tokens, texts * recipe.data.max_length)
-    trainable = _trainable(found, recipe)
+    trainable = sizes.trainable(found, recipe.method)
     level, parts = _level(found, recipe, device, tokens, trainable)
     peak = sum(parts.values())
     verdict = _verdict(peak, device.free_gb)
@@ -161,6 +160,8 @@ def _level(
 ) -> tuple[str, dict[str, float]]:
     """What is made again, and the parts of the peak with it; `auto` is the first level that fits well."""
     asked = recipe.compute.gradient_checkpointing
+    if isinstance(recipe.method, PromptTuning | PrefixTuning):
+        asked = "off"  # a learned prompt is a cache, which made-again layers would fill twice
     parts: dict[str, float] = {}
     for level in LEVELS if asked == "auto" else (asked,):
         parts = _parts(found, recipe, device, row_tokens, trainable, level)
@@ -242,44 +243,55 @@ def _of_gguf(path: Path) -> Architecture | None:
     return architecture.read(config)
 
 
-def _trainable(found: Architecture, recipe: Recipe) -> int:
-    method = recipe.method
-    if isinstance(method, LoRA):
-        return found.adapter_parameters(method.rank, method.target_modules)
-    return found.parameters
-
-
 def _parts(
     found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int, level: str
 ) -> dict[str, float]:
-    method, training, compute = recipe.method.type, recipe.training, recipe.compute
+    method, training, compute = recipe.method, recipe.training, recipe.compute
     half = compute.dtype == "bfloat16" or (compute.dtype == "auto" and device.native_bf16)
     # Full fine-tuning keeps and computes in float32.
-    size = 2 if half and method != "full" else 4
+    size = 2 if half and method.type != "full" else 4
     batch = training.batch_tokens or training.batch_size * row_tokens
     scores = 0.0
     if device.kind == "cpu" and level == "off" and row_tokens <= _SCORES_UP_TO:
         scores = found.heads * row_tokens
-    kept = _KEPT[method]
-    if method == "lora":
-        own = compute.fast.lora and compute.fast.mlp
-        kept = (_WITHOUT_PROJECTIONS if level == "mlp" else kept) if own else _KEPT_BY_PEFT
+    kept = _KEPT["full"]
+    if isinstance(method, LoRA):
+        own = (
+            compute.fast.lora
+            and compute.fast.mlp
+            and recipe.model.quantization is None
+            and not (method.use_dora or method.dropout)
+        )
+        kept = (_WITHOUT_PROJECTIONS if level == "mlp" else _KEPT["lora"]) if own else _KEPT_BY_PEFT
+    elif isinstance(method, OnLayers | IA3):
+        kept = _KEPT_BY_PEFT
     one_layer = batch * size * (kept * found.width + scores)
     activations = found.layers * one_layer
+    if isinstance(method, Freeze) and not method.first_layers and not method.expand_layers:
+        # nothing is kept of the layers before the first that is trained
+        activations *= min(1.0, trainable / found.parameters + 0.1)
     if level == "layers":
         activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
     parts = {
         "runtime": _RUNTIME_GB * 1e9,
-        "weights": found.parameters * size,
-        "adapter": trainable * 4 if method == "lora" else 0,
+        "weights": _weights(found, recipe.model, size),
+        "adapter": trainable * 4 if method.saves == "adapter" else 0,
         "gradients": trainable * 4,
-        "optimizer": trainable * _OPTIMIZER_BYTES[training.optimizer],
+        "optimizer": trainable * OPTIMIZERS[training.optimizer].state_bytes,
         "activations": activations,
         "buffers": (_BUFFERS_OF_FULL_GB if method == "full" else _BUFFERS_GB[size]) * 1e9,
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
         "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
     return {name: value / 1e9 for name, value in parts.items() if value}
+
+
+def _weights(found: Architecture, model: Model, size: int) -> float:
+    """Bytes of the weights: those of linear layers may be of few bits."""
+    if model.quantization is None:
+        return found.parameters * size
+    inside = found.layers * sum(one.inputs * one.outputs * one.count for one in found.linears.values())
+    return inside * precision.BYTES[model.quantization] + (found.parameters - inside) * size
 
 
 def _a_batch(training: Training, row_tokens: int) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import ModelError
 from ftkit.folders import is_there, named
-from ftkit.models import hub
+from ftkit.models import hub, precision
 from ftkit.models.cache import Progress, silent
 from ftkit.models.code import code_files
 from ftkit.models.device import Device, probe
@@ -18,6 +19,7 @@ from ftkit.models.gate import Gate
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
 from ftkit.models.starter import STARTER, sound
+from ftkit.models.vocabulary import add_tokens
 from ftkit.recipe import Compute, Head, Model
 
 if TYPE_CHECKING:
@@ -42,9 +44,13 @@ class LoadedModel:
     dtype
         Precision of the weights: "float32" or "bfloat16".
     method
-        How it has been made trainable: "none", "lora" or "full".
+        How it has been made trainable: "none", or the type of the Recipe's method, such as "lora".
     head
         "words", or "score" where it puts out one number for a whole text.
+    new_token_ids
+        Tokens that were added to the vocabulary.
+    own_biases
+        Biases of the model that an adapter trains in place, each with its value before.
     """
 
     model: Any
@@ -53,8 +59,15 @@ class LoadedModel:
     device: str
     dtype: str
     gate: Gate = field(default_factory=Gate)
-    method: Literal["none", "lora", "full"] = "none"
+    method: str = "none"
     head: Head = "words"
+    new_token_ids: tuple[int, ...] = ()
+    own_biases: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter beside the weights, so that the base model is still there."""
+        return hasattr(self.model, "peft_config")
 
 
 def load_model(
@@ -88,6 +101,7 @@ def load_model(
     """
     tell = progress or silent
     device = pick_device(compute)
+    precision.check(config, device)
     source = resolve(config, offline=compute.offline, progress=tell, thorough=True)
     tell(f"Loading {source.name}", None)
     with quiet():
@@ -97,10 +111,15 @@ def load_model(
         if device.kind == "cpu":
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
-        how = build or partial(_model, head=head)
-        model = how(source, config, getattr(torch, dtype))
+        made = getattr(torch, dtype)
+        more = precision.loading(config, made, device)
+        how = build or partial(_model, head=head, more=more)
+        model = how(source, config, made)
+        new = add_tokens(model, tokenizer, config.new_tokens) if config.new_tokens else ()
         try:
-            model.to(device.kind)
+            if config.quantization is None:  # else it is there already, and must not be moved
+                model.to(device.kind)
+            precision.settle(model)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"{source.name} does not fit into the {device.free_gb:.1f} GB free on {device.name}.",
@@ -108,7 +127,7 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, head=head)
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, head=head, new_token_ids=new)
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 
@@ -129,7 +148,9 @@ def load_tokenizer(
     source = resolve(config, offline=offline, progress=progress)
     (progress or silent)(f"Loading the tokenizer of {source.name}", None)
     with quiet():
-        return _tokenizer(source, config)
+        tokenizer = _tokenizer(source, config)
+    tokenizer.add_tokens(list(config.new_tokens))
+    return tokenizer
 
 
 def on_this_machine(config: Model) -> bool:
@@ -176,7 +197,13 @@ def _tokenizer(source: ModelSource, config: Model) -> PreTrainedTokenizerBase:
         raise _unreadable(source, "tokenizer", error) from error
 
 
-def _model(source: ModelSource, config: Model, dtype: torch.dtype, head: Head = "words") -> Any:
+def _model(
+    source: ModelSource,
+    config: Model,
+    dtype: torch.dtype,
+    head: Head = "words",
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kind, settings = (
@@ -192,6 +219,7 @@ def _model(source: ModelSource, config: Model, dtype: torch.dtype, head: Head = 
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
             use_safetensors=True,
+            **more,
         )
     except MemoryError:
         raise ModelError(f"{source.name} does not fit into memory.", "Choose a smaller model.") from None

@@ -18,9 +18,10 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from ftkit.errors import ModelError
-from ftkit.models.adapters import linear_names, name_base
+from ftkit.models.adapters import name_base
 from ftkit.models.device import probe
 from ftkit.models.load import Build, LoadedModel
+from ftkit.models.methods import linear_names
 from ftkit.models.quiet import prepare_environment, quiet
 from ftkit.models.source import ModelSource
 from ftkit.recipe import LoRA, Model, Recipe, why_not_unsloth

@@ -1,6 +1,21 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
 from ftkit.recipe._base import Section
+from ftkit.recipe.methods import (
+    BOFT,
+    IA3,
+    OFT,
+    AdaLoRA,
+    Adapter,
+    Freeze,
+    FullFineTuning,
+    LoRA,
+    Method,
+    OnLayers,
+    PrefixTuning,
+    PromptTuning,
+    VeRA,
+)
 from ftkit.recipe.objectives import (
     CPO,
     DPO,
@@ -19,9 +34,6 @@ from ftkit.recipe.schema import (
     Compute,
     Data,
     Fast,
-    FullFineTuning,
-    LoRA,
-    Method,
     Mix,
     Model,
     Output,
@@ -32,16 +44,22 @@ from ftkit.recipe.schema import (
 )
 
 __all__ = [
+    "BOFT",
     "CPO",
     "DPO",
     "GRPO",
+    "IA3",
     "KTO",
+    "OFT",
     "ORPO",
     "RLOO",
     "SFT",
+    "AdaLoRA",
+    "Adapter",
     "Compute",
     "Data",
     "Fast",
+    "Freeze",
     "FullFineTuning",
     "Head",
     "LoRA",
@@ -49,13 +67,17 @@ __all__ = [
     "Mix",
     "Model",
     "Objective",
+    "OnLayers",
     "Output",
+    "PrefixTuning",
     "Pretraining",
+    "PromptTuning",
     "Recipe",
     "Reward",
     "Section",
     "SimPO",
     "Source",
     "Training",
+    "VeRA",
     "why_not_unsloth",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RecipeError
+from ftkit.recipe.methods import Adapter
 
 if TYPE_CHECKING:
     from ftkit.recipe.schema import Recipe
@@ -28,8 +29,10 @@ class Preset:
         Fields of `Recipe.training`.
     rank
         Rank of the adapter where the method has one.
-    learning_rates
-        Learning rate by method.
+    learning_rate
+        Learning rate of LoRA; other methods learn at a multiple of it.
+    full_learning_rate
+        That of training the model's own weights.
     """
 
     name: str
@@ -37,13 +40,16 @@ class Preset:
     rough_time: str
     training: Mapping[str, Any]
     rank: int
-    learning_rates: Mapping[str, float]
+    learning_rate: float
+    full_learning_rate: float
 
     def changes(self, recipe: Recipe) -> dict[str, Any]:
         """What `recipe.replace` is to change, by dotted path; fields that the method lacks are left out."""
         changes = {f"training.{name}": value for name, value in self.training.items()}
-        changes["training.learning_rate"] = self.learning_rates[recipe.method.type]
-        if hasattr(recipe.method, "rank"):
+        method = recipe.method
+        rate = self.learning_rate * method.rate if isinstance(method, Adapter) else self.full_learning_rate
+        changes["training.learning_rate"] = rate
+        if recipe.method.type == "lora":
             changes |= {"method.rank": self.rank, "method.alpha": 2.0 * self.rank}
         return changes
 
@@ -57,7 +63,8 @@ PRESETS = {
             rough_time="about a minute",
             training={"epochs": 1.0, "max_steps": 20, "batch_size": 8, "evals": 2, "checkpoints": 0},
             rank=8,
-            learning_rates={"lora": 5e-4, "full": 5e-5},
+            learning_rate=5e-4,
+            full_learning_rate=5e-5,
         ),
         Preset(
             name="balanced",
@@ -65,7 +72,8 @@ PRESETS = {
             rough_time="a few minutes",
             training={"epochs": 2.0, "max_steps": None, "batch_size": 8, "evals": 10, "checkpoints": 2},
             rank=16,
-            learning_rates={"lora": 2e-4, "full": 2e-5},
+            learning_rate=2e-4,
+            full_learning_rate=2e-5,
         ),
         Preset(
             name="thorough",
@@ -73,7 +81,8 @@ PRESETS = {
             rough_time="ten minutes or more",
             training={"epochs": 5.0, "max_steps": None, "batch_size": 8, "evals": 20, "checkpoints": 5},
             rank=32,
-            learning_rates={"lora": 2e-4, "full": 1e-5},
+            learning_rate=2e-4,
+            full_learning_rate=1e-5,
         ),
     )
 }

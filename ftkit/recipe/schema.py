@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ftkit.errors import RecipeError
 from ftkit.folders import is_device
 from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
+from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
 from ftkit.recipe.objectives import SFT, Objective
+from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName, check_settings
 from ftkit.recipe.rows import are_rows, save_rows
 
 
@@ -30,6 +32,12 @@ class Model(Section):
     """Branch, tag or commit of a Hub model. Empty: its main branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave off unless you have read that code."""
+    quantization: Literal["8bit", "4bit", "int8"] | None = None
+    """Load the linear layers in fewer bits, for an adapter to be trained on (QLoRA, arXiv:2305.14314): `8bit`
+    and `4bit` by bitsandbytes, `int8` by torchao. Empty: whole."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens to add to the vocabulary, such as <tool>. Each begins as the mean of the pieces that it was
+    written with before."""
 
 
 TEMPLATES = ("chatml", "alpaca", "zephyr", "llama2", "llama3", "mistral", "gemma", "phi3", "plain")
@@ -96,33 +104,6 @@ class Data(Source):
         return self.model_copy(update={"max_rows": few, "mixed_with": ()})
 
 
-class LoRA(Section):
-    """Train small low-rank matrices beside the frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
-
-    type: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    """Rank r of the update: higher learns more and costs more memory."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """Scale: the update is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Dropout before the low-rank matrices."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which linear layers get an adapter: `all-linear`, or names such as q_proj, v_proj."""
-    use_rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
-    use_dora: bool = False
-    """Learn magnitude and direction apart (DoRA, arXiv:2402.09353): slower, sometimes better."""
-
-
-class FullFineTuning(Section):
-    """Train every weight of the model. Needs several times the memory of LoRA."""
-
-    type: Literal["full"] = "full"
-
-
-Method = Annotated[LoRA | FullFineTuning, Field(discriminator="type")]
-
-
 class Training(Section):
     """How long and how fast to learn."""
 
@@ -139,12 +120,30 @@ class Training(Section):
     """Passes before one optimizer step: the effective batch is batch_size times this."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Peak learning rate. LoRA likes 1e-4 to 1e-3, full fine-tuning 1e-5 to 5e-5."""
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    lr_scheduler: ScheduleName = "cosine"
     """How the learning rate moves after warm-up."""
+    lr_scheduler_kwargs: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the schedule, such as min_lr_rate: 0.1 (cosine_with_min_lr), num_decay_steps: 100
+    (warmup_stable_decay), num_cycles: 3 (cosine_with_restarts), power: 2 (polynomial)."""
     warmup: Fraction = 0.05
     """Share of the steps over which the learning rate rises from zero."""
-    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    """Update rule."""
+    optimizer: OptimizerName = "adamw"
+    """Update rule. Some come with optional packages: pip install 'ftkit[optimizers]'."""
+    optimizer_kwargs: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the optimizer, such as beta2: 0.95 (adamw), rank: 64 (galore), momentum: 0.9 (sgd)."""
+    embedding_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Another learning rate for trained embeddings, mostly a lower one. Empty: the same."""
+    layerwise_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of each decoder layer, as a share of the layer's above it. Empty: the same for all."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings while training, such as 5 (NEFTune, arXiv:2310.05914). Empty: none."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a moving average of the trained weights, such as 0.999, and take it as the result. Empty: the last
+    weights."""
+    keep_best: bool = False
+    """Take the weights with the lowest held-out loss as the result, rather than the last ones."""
+    early_stopping_patience: PositiveInt | None = None
+    """End training when so many evaluations in a row have not lowered the held-out loss. Empty: never."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Pull of the weights towards zero, per step."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -336,6 +335,88 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _method_goes_with_the_rest(self) -> Recipe:
+        method, bits = self.method, self.model.quantization
+        if bits is not None and method.saves == "model":
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method {method.type!r}: weights of few bits "
+                "cannot be trained themselves"
+            )
+        if bits is not None and isinstance(method, LoRA) and method.init in ("pissa", "olora"):
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method.init {method.init!r}, which takes the "
+                "weights apart"
+            )
+        if isinstance(method, LoRA) and method.init in ("pissa", "olora"):
+            if method.use_dora:
+                raise ValueError(f"method.use_dora does not go with method.init {method.init!r}: choose one")
+            if self.training.weight_decay:
+                raise ValueError(
+                    f"training.weight_decay does not go with method.init {method.init!r}: it would pull the "
+                    "model's own main directions towards zero"
+                )
+        if isinstance(method, PromptTuning | PrefixTuning):
+            if self.objective.type == "reward":
+                raise ValueError(
+                    f"objective 'reward' does not go with method {method.type!r}: a score needs weights "
+                    "of its own"
+                )
+            again = self.compute.gradient_checkpointing
+            if again not in ("auto", "off"):
+                raise ValueError(
+                    f"compute.gradient_checkpointing {again!r} does not go with method {method.type!r}: "
+                    "leave it auto"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_goes_with_the_rest(self) -> Recipe:
+        training, method = self.training, self.method
+        name, schedule = training.optimizer, training.lr_scheduler
+        kind = OPTIMIZERS[name]
+        check_settings(training.optimizer_kwargs, kind.settings, name, "training.optimizer_kwargs")
+        check_settings(
+            training.lr_scheduler_kwargs, SCHEDULES[schedule], schedule, "training.lr_scheduler_kwargs"
+        )
+        if kind.whole_matrices and method.saves == "adapter":
+            raise ValueError(
+                f"training.optimizer {name!r} does not go with method {method.type!r}: it projects the "
+                "model's own matrices, which only method full or freeze trains"
+            )
+        if name == "schedule_free" and schedule not in ("constant", "constant_with_warmup"):
+            raise ValueError(
+                f"training.optimizer 'schedule_free' does not go with training.lr_scheduler {schedule!r}: "
+                "take constant or constant_with_warmup"
+            )
+        if training.ema_decay is not None and training.keep_best:
+            raise ValueError(
+                "training.ema_decay and training.keep_best exclude each other: each decides which weights "
+                "are the result"
+            )
+        if name == "schedule_free" and (training.ema_decay is not None or training.keep_best):
+            other = "ema_decay" if training.ema_decay is not None else "keep_best"
+            raise ValueError(
+                f"training.optimizer 'schedule_free' does not go with training.{other}: its own average is "
+                "the result"
+            )
+        needs = {
+            "training.keep_best": training.keep_best,
+            "training.early_stopping_patience": training.early_stopping_patience is not None,
+            f"training.lr_scheduler {schedule!r}": schedule == "reduce_lr_on_plateau",
+        }
+        for field, asked in needs.items():
+            if asked and not training.evals:
+                raise ValueError(f"{field} needs held-out losses, and training.evals is 0")
+        if training.embedding_learning_rate is not None and method.type not in ("full", "freeze", "lora"):
+            raise ValueError(
+                f"training.embedding_learning_rate does not go with method {method.type!r}, which trains no "
+                "embeddings"
+            )
+        if self.compute.backend == "unsloth" and training.neftune_alpha is not None:
+            raise ValueError("training.neftune_alpha does not go with compute.backend 'unsloth'")
+        return self
+
     def replace(self, changes: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:
         """A new Recipe with some fields changed.
 
@@ -391,6 +472,10 @@ class Recipe(Section):
         return to_python(self)
 
 
+_UNSLOTH_TAKES = {"type", "rank", "alpha", "dropout", "target_modules", "use_rslora"}
+"""Fields of LoRA that `ftkit.models.unsloth_backend` passes on; others are refused, not forgotten."""
+
+
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
     if recipe.objective.head != "words" or recipe.objective.reads == "prompts":
@@ -400,8 +485,14 @@ def why_not_unsloth(recipe: Recipe) -> str:
         return "compute.backend 'unsloth' does not take several compute.processes: choose backend 'ftkit'"
     if method.type not in ("lora", "full"):
         return f"compute.backend 'unsloth' does not take method.type {method.type!r}: lora or full"
-    if isinstance(method, LoRA) and method.use_dora:
-        return "compute.backend 'unsloth' does not take method.use_dora: choose backend 'ftkit'"
+    if isinstance(method, LoRA):
+        for name in sorted(type(method).model_fields.keys() - _UNSLOTH_TAKES):
+            if getattr(method, name) != type(method).model_fields[name].default:
+                return f"compute.backend 'unsloth' does not take method.{name}: choose backend 'ftkit'"
+    if recipe.model.quantization is not None:
+        return "compute.backend 'unsloth' does not take model.quantization: choose backend 'ftkit'"
+    if recipe.model.new_tokens:
+        return "compute.backend 'unsloth' does not take model.new_tokens: choose backend 'ftkit'"
     if level in ("attention", "mlp"):
         return (
             f"compute.backend 'unsloth' does not take compute.gradient_checkpointing {level!r}: "

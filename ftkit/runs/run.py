@@ -325,7 +325,7 @@ class Run:
         saved = result if self._output_fault() is None else self._folder.last_checkpoint()
         if saved is None:
             raise RunError(f"The run {self.name} has saved no model.", "Start it again, or resume it.")
-        if recipe.method.type == "full":
+        if recipe.method.saves == "model":
             return load_model(Model(source=str(saved)), recipe.compute, progress=progress)
         return load_model(recipe.model, recipe.compute, adapter=saved, progress=progress)
 

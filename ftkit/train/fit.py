@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
-from ftkit.recipe import Fast, Recipe
+from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 from ftkit.train.ranks import ALONE, Ranks
@@ -110,7 +110,7 @@ def fit(
         make_trainable(loaded, recipe)
         fast = Fast.of(False).model_copy(update={"loss": fast.loss})
     else:
-        apply_method(loaded, recipe.method)
+        apply_method(loaded, recipe.method, _some_batches(train, loaded))
         recompute = _recomputation(recipe, train, sink, ranks)
     if ranks.number > 0:
         _seed(recipe.training.seed + ranks.number)  # dropout differs from rank to rank
@@ -291,7 +291,7 @@ def _train(
 
 def output_folder(recipe: Recipe, folder: Path) -> Path:
     """Where the result of `recipe` is saved inside its run folder."""
-    return folder / ("adapter" if recipe.method.type != "full" else "model")
+    return folder / recipe.method.saves
 
 
 class _Stages:
@@ -352,9 +352,21 @@ def _tokens(
     return train, evaluation, refused
 
 
+def _some_batches(train: EncodedSet, loaded: LoadedModel, count: int = 16, rows: int = 4) -> Iterator[Any]:
+    """Padded batches of the first rows, for first values that come from the data."""
+    from ftkit.data.batches import PaddedCollator
+
+    collate = PaddedCollator(loaded.tokenizer.pad_token_id)
+    for start in range(0, min(len(train.rows), count * rows), rows):
+        batch = collate([train.rows[index] for index in range(start, min(start + rows, len(train.rows)))])
+        yield {name: batch[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
+
+
 def _recomputation(recipe: Recipe, train: EncodedSet, sink: Sink, ranks: Ranks) -> str:
     """What the backward pass makes again: as asked, or the least that fits the memory there is."""
     asked = recipe.compute.gradient_checkpointing
+    if isinstance(recipe.method, PromptTuning | PrefixTuning):
+        return "off"
     if asked != "auto":
         return asked
     from ftkit.models.estimate import LEVELS, recomputation

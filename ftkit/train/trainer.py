@@ -39,17 +39,19 @@ from ftkit.errors import RunError
 from ftkit.fast.logprobs import LogProbs
 from ftkit.models.adapters import save_adapter
 from ftkit.models.load import LoadedModel
-from ftkit.recipe import Recipe, Training
+from ftkit.recipe import AdaLoRA, Recipe, Training
 from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
+from ftkit.train.keeping import Average, AveragedOptimizer, Best
+from ftkit.train.noise import Noise
 from ftkit.train.objectives import Batch, Objective, Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
+from ftkit.train.optimizers import create, schedule_settings
 from ftkit.train.protocol import Control, Sink
+from ftkit.train.rank_budget import RankBudget, penalty
 from ftkit.train.ranks import ALONE, Ranks
 from ftkit.train.reference import ModelPasses
 from ftkit.train.watch import LossWatch, all_finite
-
-_OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
 
 class Steps:
@@ -65,6 +67,7 @@ class Steps:
     last_eval: tuple[int, float] | None
     batches: Any
     batches_a_step: int
+    extras: Sequence[Any] = ()
     model: Any
     optimizer: Any
     lr_scheduler: Any
@@ -99,6 +102,7 @@ class Steps:
                     "counted": dataclasses.asdict(self.counted),
                     "rate_scale": self.rate_scale or 1.0,
                     "learning_rate": self.settings.learning_rate,
+                    "extras": {type(one).__name__: one.state_dict() for one in self.extras},
                 },
                 work,
             )
@@ -113,6 +117,8 @@ class Steps:
         if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
             self.accelerator.scaler.load_state_dict(kept["scaler"])
         self.counted = Counted(**kept["counted"])
+        for one in self.extras:
+            one.load_state_dict(kept["extras"][type(one).__name__])
         before_it = kept.get("batches_a_step", self.batches_a_step)
         if before_it != self.batches_a_step:
             text = (
@@ -198,6 +204,7 @@ class FtkitTrainer(Steps, Trainer):
         self.gate = loaded.gate
         self.logprobs = logprobs
         self.sink = sink
+        self.recipe = recipe
         self.settings = recipe.training
         self.ranks = ranks
         self.wishes = ranks.obeying(control)
@@ -205,6 +212,7 @@ class FtkitTrainer(Steps, Trainer):
         self.rate_scale = rate_scale
         self.checkpoints = checkpoints_of(recipe, folder)
         self.last_eval: tuple[int, float] | None = None
+        self.extras = extras_of(recipe, loaded, sink, lambda: self.optimizer)
         self.tally = Tally()
         self.objective = choose(recipe)
         self.passes = ModelPasses(loaded, logprobs)
@@ -222,7 +230,7 @@ class FtkitTrainer(Steps, Trainer):
             data_collator=collate,
             train_dataset=items,
             eval_dataset=held_out,
-            callbacks=[Reporter(self, sink)],
+            callbacks=[Reporter(self, sink), *self.extras],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
@@ -296,7 +304,17 @@ class FtkitTrainer(Steps, Trainer):
         loss = sum(term / count for term, count in zip(outcome.terms, counts, strict=True))
         if self.ranks.count > 1:  # gradients and losses are averaged over the ranks; theirs is a sum
             loss = loss * self.ranks.count
+        more = penalty(model)
+        if more is not None:
+            loss = loss + more / self.current_gradient_accumulation_steps
         return (loss, None) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Recipe's optimizer over its own parameter groups."""
+        self.optimizer: Any
+        if self.optimizer is None:
+            self.optimizer = create(self.model, self.recipe)
+        return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Of how much each term of the loss is the mean: summed over a step, on all ranks, at least 1."""
@@ -316,7 +334,7 @@ class FtkitTrainer(Steps, Trainer):
         was_training = model.training
         for batch in self.get_eval_dataloader():
             if self.wishes.stopping:
-                return {}
+                return {"eval_loss": self.last_eval[1] if self.last_eval else math.inf}
             with self.gate.turn("evaluation"), torch.no_grad():
                 model.eval()
                 inputs = self._prepare_inputs(batch)
@@ -582,12 +600,31 @@ def run_trainer(trainer: Any, resume_from: Path | None) -> None:
     if resume_from is not None and trainer.steps_done(resume_from):
         trainer._load_from_checkpoint(str(resume_from))  # it was lost while its result was being saved
         return
+    alpha = trainer.settings.neftune_alpha
+    noise = Noise(trainer.model, alpha) if alpha is not None else None
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
+        if noise is not None:
+            noise.remove()
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, Reporter):
                 callback.release()
+
+
+def extras_of(recipe: Recipe, loaded: LoadedModel, sink: Sink, optimizer: Callable[[], Any]) -> list[Any]:
+    """What the Recipe wants done beside the steps themselves: callbacks whose state checkpoints keep."""
+    training, model = recipe.training, loaded.model
+    made: list[Any] = []
+    if isinstance(recipe.method, AdaLoRA):
+        made.append(RankBudget(model, recipe.method))
+    if training.keep_best or training.early_stopping_patience is not None:
+        made.append(Best(model, sink, training.keep_best, training.early_stopping_patience))
+    if training.ema_decay is not None:
+        made.append(Average(model, training.ema_decay))
+    if training.optimizer == "schedule_free":
+        made.append(AveragedOptimizer(optimizer))
+    return made
 
 
 def batches(
@@ -658,7 +695,8 @@ def arguments_of(
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler,
         warmup_steps=math.ceil(training.warmup * steps),
-        optim=_OPTIMIZERS[training.optimizer],
+        lr_scheduler_kwargs=schedule_settings(training, steps),
+        metric_for_best_model="loss",  # what the plateau of a schedule is seen by
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         eval_strategy="steps" if evaluates else "no",

@@ -26,6 +26,7 @@ _LABELS = {
     "lora": "LoRA",
     "mlp": "feed-forward",
     "lr_scheduler": "Learning rate schedule",
+    "loraplus_ratio": "LoRA+ ratio",
     "max_grad_norm": "Max gradient norm",
     "sft_weight": "Weight of learning the chosen",
     "too_long": "Rows that are too long",
@@ -34,18 +35,24 @@ _LABELS = {
     "use_rslora": "rsLoRA",
 }
 _TYPES = {
-    "lora": "LoRA",
-    "full": "Full fine-tuning",
-    "sft": "Chat (supervised)",
-    "pretraining": "Plain text",
-    "dpo": "Preference pairs (DPO)",
-    "orpo": "Preference pairs (ORPO)",
-    "simpo": "Preference pairs (SimPO)",
+    "adalora": "AdaLoRA",
+    "boft": "BOFT",
     "cpo": "Preference pairs (CPO)",
+    "dpo": "Preference pairs (DPO)",
+    "freeze": "Some layers",
+    "full": "Full fine-tuning",
+    "ia3": "IA3",
     "kto": "Rated replies (KTO)",
+    "lora": "LoRA",
+    "oft": "OFT",
+    "orpo": "Preference pairs (ORPO)",
+    "pretraining": "Plain text",
     "reward": "Reward model",
     "grpo": "Rewards (GRPO)",
     "rloo": "Rewards (RLOO)",
+    "sft": "Chat (supervised)",
+    "simpo": "Preference pairs (SimPO)",
+    "vera": "VeRA",
 }
 
 
@@ -78,7 +85,7 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read(text: str, plain: Any, optional: bool) -> Any:
@@ -106,7 +113,7 @@ def read(text: str, plain: Any, optional: bool) -> Any:
             raise ValueError(f"{text!r} is not a number. Write it like 0.0002 or 2e-4.") from None
     if plain is tuple:
         names = tuple(re.split(r"[,\s]+", text.strip("[](), ").replace("'", "").replace('"', "")))
-        return names[0] if names == ("all-linear",) else names
+        return names[0] if names in (("all-linear",), ("auto",)) else tuple(filter(None, names))
     return Path(text) if plain is Path else text
 
 
@@ -295,7 +302,9 @@ class UnionForm(widgets.VBox):
     def _recipe_changed(self, _: Any) -> None:
         section = getattr(self.workspace.recipe, self.section)
         if section.type not in self._forms:
+            own = vars(type(section)).get("__annotations__", {})
             names = [name for name in type(section).model_fields if name != "type"]
+            names.sort(key=lambda name: name not in own)  # what all share comes last
             self._forms[section.type] = grid([Field(self.workspace, f"{self.section}.{n}") for n in names])
         if self._about:
             about = " ".join((type(section).__doc__ or "").split())

@@ -166,7 +166,7 @@ def test_modes_of_an_adapter_of_full_training_and_of_a_plain_model(
         ChatSession(run_of(tiny(None), Recipe(method="full"))),
     ):
         assert full.modes == ["adapter"]
-        with pytest.raises(ModelError, match="Every weight was trained"):
+        with pytest.raises(ModelError, match="own weights were trained"):
             full.send("Hello", mode="both")
 
 

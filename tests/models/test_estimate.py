@@ -60,20 +60,39 @@ def test_what_is_no_decoder_is_not_read():
     assert read({"model_type": "mystery"}) is None
 
 
-def test_adapter_parameters_are_peft_s_own(tiny_model_folder):
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"rank": 8},
+        {"rank": 4, "target_modules": ("q_proj", "down_proj"), "layers_to_transform": (1,)},
+        {"rank": 4, "init": "pissa"},
+        {"rank": 4, "use_dora": True, "modules_to_save": ("embed_tokens",)},
+        {"rank": 4, "trainable_tokens": ("<|im_end|>",)},
+        {"type": "adalora"},
+        {"type": "oft", "block_size": 16},
+        {"type": "boft", "block_size": 8},
+        {"type": "vera", "rank": 32},
+        {"type": "ia3"},
+        {"type": "prompt_tuning", "tokens": 5},
+        {"type": "prefix_tuning", "tokens": 5},
+        {"type": "freeze", "last_layers": 1},
+        {"type": "freeze", "expand_layers": 2},
+    ],
+    ids=lambda method: "-".join(map(str, method.values())),
+)
+def test_what_a_method_trains_is_counted_as_it_is(tiny_model_folder, method):
     from ftkit.models import apply_method, count_parameters, load_model
-    from ftkit.recipe import Compute, LoRA
+    from ftkit.models.sizes import trainable
+    from ftkit.recipe import Compute
 
-    folder = tiny_model_folder()
-    for method in (LoRA(rank=8), LoRA(rank=4, target_modules=("q_proj", "down_proj"))):
-        loaded = load_model(Model(source=str(folder)), Compute(device="cpu"))
-        apply_method(loaded, method)
-        found = find_architecture(Model(source=str(folder)))
-        assert found is not None
-        assert (
-            found.adapter_parameters(method.rank, method.target_modules)
-            == count_parameters(loaded.model).trainable
-        )
+    recipe = Recipe(model=str(tiny_model_folder()), method=method)
+    loaded = load_model(recipe.model, Compute(device="cpu"))
+    apply_method(loaded, recipe.method)
+    found = find_architecture(recipe.model)
+    assert found is not None
+    counted = count_parameters(loaded.model).trainable
+    norms = 2 * 2 * 32 if recipe.method.saves == "model" else 0
+    assert counted - norms <= trainable(found, recipe.method) <= counted
 
 
 def test_the_starters_sizes_are_known():

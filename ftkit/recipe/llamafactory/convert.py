@@ -17,6 +17,7 @@ from ftkit.recipe.llamafactory.given import Given
 from ftkit.recipe.llamafactory.report import Import, Problem
 from ftkit.recipe.llamafactory.rules import RULES, Holds, Left, Outcome, Sets, Wrong
 from ftkit.recipe.llamafactory.table import Key, near, same, table
+from ftkit.recipe.optimizers import OPTIMIZERS
 from ftkit.recipe.schema import Recipe
 from ftkit.recipe.yaml import PlainLoader
 
@@ -287,6 +288,8 @@ def _not_read(key: Key, given: Given) -> str | None:
         "optimizers": ("the optimizer", given.optimizer),
         "kinds": ("", given.kind),
     }
+    if key.optimizers and given.optimizer in key.optimizers and given.optimizer not in OPTIMIZERS:
+        return f"the optimizer {given.optimizer} is not offered"
     for part, (name, value) in now.items():
         wanted = getattr(key, part)
         if wanted and value not in wanted and part == "kinds":
