@@ -167,7 +167,7 @@ class _Rollouts(Steps):
         rate_scale: float | None,
         **trl: Any,
     ) -> None:
-        self.loaded, self.gate, self.sink, self.wishes = loaded, loaded.gate, sink, control
+        self.loaded, self.gate, self.sink, self.wishes = loaded, loaded.gate, sink, ALONE.obeying(control)
         self.settings, self.batches, self.ranks = recipe.training, batches, ALONE
         self.batches_a_step = recipe.training.gradient_accumulation_steps
         self.rewards = rewards

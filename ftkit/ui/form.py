@@ -150,6 +150,7 @@ class Field(widgets.VBox):
         section, name = path.rsplit(".", 1)
         self._section, self._name = section, name
         field = _section_class(workspace.recipe, section, name).model_fields[name]
+        self._annotation = field.annotation
         self._plain, self._optional = kind(field.annotation)
         help_text = " ".join((field.description or "").split())
         examples = () if suggest else field.examples
@@ -204,7 +205,10 @@ class Field(widgets.VBox):
 
     def _value(self) -> tuple[bool, Any]:
         section = _section(self.workspace.recipe, self._section)
-        return hasattr(section, self._name), getattr(section, self._name, None)
+        field = type(section).model_fields.get(self._name)
+        # of a union another class may have a field of this name with other choices
+        there = field is not None and field.annotation == self._annotation
+        return there, getattr(section, self._name) if there else None
 
     def _fill(self) -> None:
         exists, value = self._value()

@@ -57,9 +57,13 @@ def note(text: str, look: str = "off") -> str:
     return f'<div class="ftk-note ftk-{look}" role="status">{escape(text)}</div>'
 
 
+_PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+
+
 def prose(text: str) -> str:
-    """A docstring as HTML: what stands between backticks is code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """A docstring as HTML: what stands between backticks is code, and papers are links."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
 
 
 def muted(text: str) -> str:

@@ -135,3 +135,19 @@ def test_a_fold_is_built_when_it_is_opened() -> None:
     accordion.selected_index = None
     accordion.selected_index = 0
     assert built == [1]
+
+
+def test_each_objective_shows_its_sentence_its_paper_and_its_own_fields() -> None:
+    workspace = Workspace()
+    form = UnionForm(workspace, "objective")
+    fields = {}
+    for name, kind in form.choice.options:
+        form.choice.value = kind
+        assert workspace.recipe.objective.type == kind, name
+        top, grid = form.children
+        assert 'href="https://arxiv.org/abs/' in top.children[1].value
+        fields[kind] = {field.path.split(".")[1] for field in grid.children}
+    assert fields["kto"] == {"beta", "desirable_weight", "undesirable_weight", "sft_weight"}
+    assert fields["reward"] == {"center_coefficient"}
+    assert "ld_alpha" in fields["dpo"]
+    assert "train_on" not in fields["dpo"]
