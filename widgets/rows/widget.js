@@ -107,10 +107,12 @@ function render({ model, el }) {
   });
   model.on("change:rows", draw);
   model.on("change:current", draw);
+  model.on("change:find", draw); // the same rows may hold what is searched for
   draw();
   return () => {
     model.off("change:rows", draw);
     model.off("change:current", draw);
+    model.off("change:find", draw);
   };
 }
 
