@@ -176,11 +176,11 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 )
 def test_yaml_is_data(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(RecipeError) as caught:
         Recipe.from_yaml(text + "\n")
     assert len(str(caught.value)) < 5000
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
     assert os.listdir() == []
 
 
