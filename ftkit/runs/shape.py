@@ -19,6 +19,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "checkpoint": ("step",),
     "note": ("level", "text"),
     "environment": ("facts",),
+    "sample": ("step", "prompt", "reply"),
+    "rollout": ("step", "prompt", "reply"),
     "recipe": ("text", "sha256"),
 }
 _TEXTS = frozenset({"state", "text", "level", "path", "sha256"})

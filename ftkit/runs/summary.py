@@ -17,6 +17,9 @@ from pydantic import ConfigDict, TypeAdapter
 from ftkit.runs.curves import Curve
 
 NOTES_KEPT = 200
+SAMPLES_KEPT = 60
+LONGEST_SAMPLE = 2_000
+"""Characters of a sample's prompt or reply that are kept to be shown; the log has them whole."""
 
 TRAIN_CURVES = (
     "loss",
@@ -56,6 +59,16 @@ class Note:
 
     level: str
     text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A reply of the model while it trained: to a sample prompt, or one that was rewarded."""
+
+    step: int
+    prompt: str
+    reply: str
+    rewards: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,8 @@ class Summary:
     plan: dict[str, Any] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
     notes_left: int = 0
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+    samples_left: int = 0
     curves: dict[str, Curve] = field(default_factory=_curves)
 
     def fold(self, event: dict[str, Any]) -> None:
@@ -135,10 +150,13 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as values that JSON holds: `from_json` makes it again."""
-        plain = {name: value for name, value in self.__dict__.items() if name not in ("notes", "curves")}
+        plain = {
+            name: value for name, value in self.__dict__.items() if name not in ("notes", "samples", "curves")
+        }
         return plain | {
             "error": asdict(self.error) if self.error else None,
             "notes": [asdict(note) for note in tuple(self.notes)],
+            "samples": [asdict(sample) for sample in tuple(self.samples)],
             "curves": {name: curve.to_json() for name, curve in self.curves.items()},
         }
 
@@ -154,6 +172,7 @@ class Summary:
         curves = {name: Curve.from_json(saved["curves"][name]) for name in _curves()}
         made = _checker().validate_python(saved | {"curves": curves}, strict=False)
         made.notes = deque(made.notes, maxlen=NOTES_KEPT)
+        made.samples = deque(made.samples, maxlen=SAMPLES_KEPT)
         return made
 
     def _on_state(self, event: dict[str, Any]) -> None:
@@ -176,6 +195,16 @@ class Summary:
     def _on_note(self, event: dict[str, Any]) -> None:
         self.notes.append(Note(str(event.get("level", "info")), str(event["text"])))
         self.notes_left += 1
+
+    def _on_sample(self, event: dict[str, Any]) -> None:
+        rewards = event.get("rewards") or {}
+        texts = (str(event[name])[:LONGEST_SAMPLE] for name in ("prompt", "reply"))
+        shown = ", ".join(
+            f"{name} {value:.3g}" for name, value in dict(rewards).items() if _number(value) is not None
+        )
+        prompt, reply = texts
+        self.samples.append(Sample(int(event["step"]), prompt, reply, shown))
+        self.samples_left += 1
 
     def _on_steps(self, event: dict[str, Any]) -> None:
         """Training starts, or starts again from a checkpoint: what came after that step did not happen."""
@@ -217,6 +246,8 @@ _HANDLERS = {
     "plan": Summary._on_plan,
     "environment": Summary._on_environment,
     "note": Summary._on_note,
+    "sample": Summary._on_sample,
+    "rollout": Summary._on_sample,
     "steps": Summary._on_steps,
     "train": Summary._on_train,
     "eval": Summary._on_eval,

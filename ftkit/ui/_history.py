@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ftkit.runs.curves import Floats
-from ftkit.runs.summary import Note, Summary
+from ftkit.runs.summary import Note, Sample, Summary
 from ftkit.ui.ticker import Ticker
 
 __all__ = ["Follower", "History", "Note"]
@@ -47,6 +47,11 @@ class History:
     def notes(self) -> tuple[Note, ...]:
         """The newest remarks, the newest last."""
         return tuple(self._summary.notes)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The newest replies of the model while it trained, the newest last."""
+        return tuple(self._summary.samples)
 
     @property
     def notes_left(self) -> int:
@@ -95,7 +100,7 @@ class History:
                 self._summary = summary
                 self._drawn = {name: -1 for name, count in self._drawn.items() if count}
             now = {name: curve.changes for name, curve in summary.curves.items()}
-            now["notes"] = summary.notes_left
+            now |= {"notes": summary.notes_left, "samples": summary.samples_left}
             changed = {name for name, count in now.items() if count != self._drawn.get(name, 0)}
             self._drawn = now
         return changed

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ftkit.runs.summary import Sample
 from ftkit.ui import markup
 from ftkit.ui._history import History, Note
 
@@ -25,6 +26,7 @@ _LOOKS = {
     "error": ("bad", "<strong>Error.</strong> "),
 }
 _NOTES_SHOWN = 50
+_SAMPLES_SHOWN = 24
 
 
 def empty_state() -> str:
@@ -100,6 +102,26 @@ def remarks(notes: Sequence[Note]) -> str:
     return (
         f'<details class="ftk-notes-fold"{opened}><summary>{title}</summary>'
         f'<ul class="ftk-notes">{items}</ul></details>'
+    )
+
+
+def samples(replies: Sequence[Sample]) -> str:
+    """What the model answered while it trained, newest first; empty where it was not asked."""
+    if not replies:
+        return ""
+    rewarded = any(one.rewards for one in replies)
+    rows = "".join(
+        f'<tr><td class="ftk-num">{one.step:,}</td><td>{escape(one.prompt)}</td><td>{escape(one.reply)}</td>'
+        + (f'<td class="ftk-num">{escape(one.rewards)}</td>' if rewarded else "")
+        + "</tr>"
+        for one in list(replies)[::-1][:_SAMPLES_SHOWN]
+    )
+    heads = ["Step", "Prompt", "Reply", *(["Rewards"] if rewarded else [])]
+    title = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return (
+        f'<details class="ftk-samples" open><summary>What it answers ({len(replies)})</summary>'
+        f'<div class="ftk-scroll"><table><thead><tr>{title}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "</details>"
     )
 
 

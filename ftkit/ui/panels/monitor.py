@@ -13,7 +13,8 @@ import ipywidgets as widgets
 from ftkit.errors import FtkitError
 from ftkit.ui import _run_view, front, markup
 from ftkit.ui._history import History
-from ftkit.ui.host import set_tooltip
+from ftkit.ui.changing import Changing
+from ftkit.ui.host import set_titles, set_tooltip
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
 from ftkit.ui.svg_chart import SvgChart
 from ftkit.ui.ticker import Ticker, Worker
@@ -32,6 +33,7 @@ _SUBTITLE = "Loss, speed and memory while the run goes on, and afterwards."
 _CAN_PAUSE = ("queued", "running")
 _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
 _CAN_STOP = ("queued", "running", "paused")
+_CAN_CHANGE = ("running", "paused")
 
 
 class MonitorPanel(Panel):
@@ -216,6 +218,11 @@ class MonitorPanel(Panel):
         self._chart_place = widgets.VBox()
         self._failure = widgets.HTML()
         self._notes = widgets.HTML()
+        self._samples = widgets.HTML()
+        self.changing = Changing(self._change)
+        self._change_fold = widgets.Accordion([self.changing], selected_index=None)
+        set_titles(self._change_fold, ["Change the run while it runs"])
+        self._change_fold.add_class("ftk-folded")
         self._empty = widgets.HTML(_run_view.empty_state())
         self._body = widgets.VBox(
             [
@@ -225,8 +232,10 @@ class MonitorPanel(Panel):
                     _controls(self._pause, self._resume, self._stop, _spacer(), save),
                     self._message,
                     self._failure,
+                    self._change_fold,
                 ),
                 card(_controls(self._log, self._smoothing, _spacer(), self._renderer), self._chart_place),
+                self._samples,
                 self._notes,
             ]
         )
@@ -289,6 +298,9 @@ class MonitorPanel(Panel):
         if status != self._status or whole:
             self._failure.value = _run_view.outcome(run, status)
             self._failure.layout.display = None if self._failure.value else "none"
+        self._change_fold.layout.display = None if status in _CAN_CHANGE else "none"
+        if whole or "samples" in changed:
+            self._samples.value = _run_view.samples(history.samples)
         if whole or "notes" in changed:
             self._notes.value = _run_view.remarks(history.notes)
         if self._chart is not None and (whole or changed or ended != self._ended or status != self._status):
@@ -314,6 +326,15 @@ class MonitorPanel(Panel):
             self._ended = False
             self._refresh()
             self._say(answer)
+
+    def _change(self, wish: Callable[[Run], Any], answer: str) -> None:
+        def act() -> None:
+            if self._run is None:
+                raise FtkitError("There is no run to change.", "Start one, or open one from the list.")
+            wish(self._run)
+            self._say(answer)
+
+        self._click(act)
 
     def _on_save(self) -> None:
         run = self._run

@@ -1,0 +1,82 @@
+"""What a person changes of a run while it runs: its learning rate, and what it does between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from ftkit.errors import FtkitError
+from ftkit.ui import markup
+from ftkit.ui.host import set_tooltip
+from ftkit.ui.panels.base import button, row
+
+if TYPE_CHECKING:
+    from ftkit.runs import Run
+
+Act = Callable[["Callable[[Run], Any]", str], None]
+
+
+class Changing(widgets.VBox):
+    """Controls that act on a run between two of its steps.
+
+    Parameters
+    ----------
+    act
+        Called with what to do to the run and the answer to show; it says what goes wrong.
+    """
+
+    def __init__(self, act: Act) -> None:
+        self._act = act
+        self.rate = widgets.Text(
+            description="Learning rate", placeholder="such as 1e-4", continuous_update=True
+        )
+        self.rate.add_class("ftk-inline")
+        set_tooltip(self.rate, "New peak of the learning rate; the shape of its schedule stays")
+        self.set_rate = button("Set", "Use this learning rate from the next step on", self.change_rate)
+        self.save = button(
+            "Save now",
+            "Write a checkpoint after this step",
+            self._does(lambda run: run.save(), "Saving after this step."),
+        )
+        self.evaluate = button(
+            "Evaluate now",
+            "Take the held-out loss after this step",
+            self._does(lambda run: run.evaluate(), "Evaluating after this step."),
+        )
+        self.sample = button(
+            "Sample now",
+            "Answer the sample prompts (training.sample_prompts) after this step",
+            self._does(lambda run: run.sample(), "Answering the sample prompts after this step."),
+        )
+        self.last_epoch = button(
+            "Stop after this epoch",
+            "Save and end when this pass over the rows is done",
+            self._does(lambda run: run.stop(after_epoch=True), "It stops at the end of this epoch."),
+        )
+        super().__init__(
+            [
+                widgets.HTML(markup.muted("What you ask for here is done after the current step.")),
+                row(self.rate, self.set_rate),
+                row(self.save, self.evaluate, self.sample, self.last_epoch),
+            ]
+        )
+
+    def change_rate(self) -> None:
+        """Use the rate in the box from the next step on; what is no number stays there, with the reason."""
+        text = self.rate.value.strip()
+
+        def change(run: Run) -> None:
+            try:
+                rate = float(text)
+            except ValueError:
+                raise FtkitError(
+                    f"{text[:40]!r} is no learning rate.", "Give a number such as 1e-4."
+                ) from None
+            run.set_learning_rate(rate)
+
+        self._act(change, f"The peak learning rate is {text} from the next step on.")
+
+    def _does(self, wish: Callable[[Run], Any], answer: str) -> Callable[[], None]:
+        return lambda: self._act(wish, answer)
