@@ -48,7 +48,7 @@ class Part:
 
     def arguments(self) -> list[str]:
         """For the command line of `ftkit.runs.rank`."""
-        given = [str(self.folder), "--wishes-from", str(self.wishes_from)]
+        given = [str(self.folder), "--wishes-from", str(self.wishes_from), "--parent", str(os.getpid())]
         given += ["--resume"] if self.resume else []
         return given + (["--deadline", str(self.deadline)] if self.deadline is not None else [])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,13 +158,20 @@ def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipe
     assert not any("batches a step" in event.get("text", "") for event in run.events())
 
 
-def test_ranks_end_with_the_process_that_started_them(recipe: Recipes) -> None:
-    run = ftkit.start(recipe(**TWO, training__max_steps=100_000, training__evals=0))
-    until(lambda: run.progress.step >= 1)
-    all_of_them = processes(run)
-    os.kill(all_of_them[0].pid, signal.SIGKILL)
-    until(lambda: gone(all_of_them), 20)
-    until(lambda: run.status == "interrupted", 20)
+def test_a_rank_ends_with_the_process_that_started_it() -> None:
+    rank = "import sys; from ftkit.runs.rank import _end_with; _end_with(int(sys.argv[1]))"
+    over = (
+        "import os, subprocess, sys, time\n"
+        f"rank = subprocess.Popen([sys.executable, '-c', {rank!r}, str(os.getpid())])\n"
+        "print(rank.pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    started = subprocess.Popen([sys.executable, "-c", over], stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    child = psutil.Process(int(started.stdout.readline()))
+    started.kill()
+    started.wait()
+    until(lambda: gone([child]), 60)
 
 
 @pytest.fixture
