@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +114,8 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
         already.
     """
     device = probe(recipe.compute.device)
+    if device.kind == "cpu":  # processes that train together share its memory, each needs the whole
+        device = replace(device, free_gb=device.free_gb / recipe.compute.processes)
     try:
         found = find_architecture(recipe.model, offline=recipe.compute.offline)
     except ModelError as error:

@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wishes-from", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--deadline", type=float, default=None)
+    parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="ftkit-parent", daemon=True).start()
+    threading.Thread(target=_end_with, args=(given.parent,), name="ftkit-parent", daemon=True).start()
     together = take_part(Part(given.folder, given.resume, given.wishes_from, given.deadline))
     return 0 if together else 1
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying, End
 from ftkit.runs.wishes import Wish
 from ftkit.train.protocol import Stopped
+from ftkit.train.ranks import MEETING
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Part:
 
     def arguments(self) -> list[str]:
         """For the command line of `ftkit.runs.rank`."""
-        given = [str(self.folder), "--wishes-from", str(self.wishes_from)]
+        given = [str(self.folder), "--wishes-from", str(self.wishes_from), "--parent", str(os.getpid())]
         given += ["--resume"] if self.resume else []
         return given + (["--deadline", str(self.deadline)] if self.deadline is not None else [])
 
@@ -106,13 +109,18 @@ class CarryingByTorchrun(CarryingByRanks):
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         stay_on_this_machine()
+        # they meet through files of their own: torch's store would listen on every interface, without a key
+        meeting = Path(tempfile.mkdtemp(prefix="ftkit-ranks-"))
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        os.environ[MEETING] = str(meeting / "ranks")
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
             run_id=self.folder.path.name,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_endpoint=str(meeting / "agent"),
+            rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
             max_restarts=0,
             signals_to_handle="SIGQUIT",  # SIGTERM and Ctrl-C mean Stop here: see `ftkit.runs.worker`
@@ -122,6 +130,8 @@ class CarryingByTorchrun(CarryingByRanks):
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as failed:
             return {rank: how_it_ended(failure.exitcode) for rank, failure in failed.failures.items()}
+        finally:
+            shutil.rmtree(meeting, ignore_errors=True)
         return {}
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(days=365)
 """How long ranks wait for one another: one may be paused, or save. One that dies ends the waiting at once."""
+MEETING = "FTKIT_MEETING"
+"""Names the file through which ranks of one machine find one another."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 
 
@@ -71,7 +73,11 @@ class Ranks:
         own_group = not distributed.is_initialized()
         if own_group:  # else Ray has made it
             backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
-            distributed.init_process_group(backend, timeout=PATIENCE)
+            number = int(os.environ["RANK"])
+            at = f"file://{os.environ[MEETING]}" if MEETING in os.environ else None
+            distributed.init_process_group(
+                backend, init_method=at, rank=number, world_size=count, timeout=PATIENCE
+            )
         talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
         return cls(int(os.environ["RANK"]), count, talk, own_group)
 

@@ -40,6 +40,7 @@ def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:
     return load_file(run.path / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_workers_are_stopped_resumed_and_equal_one_process(
     tmp_path: Path, tiny_model_folder: Callable[..., Path]
 ) -> None:

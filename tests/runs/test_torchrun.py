@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,13 @@ def gone(all_of_them: list[psutil.Process]) -> bool:
     return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in all_of_them)
 
 
+def listening(all_of_them: list[psutil.Process]) -> set[str]:
+    """The addresses at which anybody can reach them."""
+    sockets = [one for process in all_of_them for one in process.net_connections()]
+    return {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_accumulation(recipe: Recipes) -> None:
     one = ftkit.start(recipe(training__gradient_accumulation_steps=2)).wait(300)
     two = ftkit.start(recipe(**TWO)).wait(300)
@@ -92,6 +100,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(recipe: Recipes) ->
     assert not list(two.path.glob("rank-*.json"))
 
 
+@pytest.mark.slow
 def test_one_process_of_torchrun_equals_a_thread_to_the_bit(recipe: Recipes) -> None:
     with_dropout = {"method__dropout": 0.1, "training__max_steps": 4}
     thread = ftkit.start(recipe(**with_dropout)).wait(300)
@@ -99,6 +108,7 @@ def test_one_process_of_torchrun_equals_a_thread_to_the_bit(recipe: Recipes) -> 
     assert_alike(thread, torchrun, 0.0)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoint(recipe: Recipes) -> None:
     full = {"method": {"type": "full"}, "training__learning_rate": 1e-3, "training__evals": 0}
     whole = ftkit.start(recipe(**full, training__gradient_accumulation_steps=2, training__max_steps=40)).wait(
@@ -108,6 +118,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoin
     until(lambda: any(event["kind"] == "checkpoint" for event in run.events()))
     all_of_them = processes(run)
     assert len(all_of_them) == 3
+    assert listening(all_of_them) <= {"127.0.0.1"}, "they talk on this machine only"
     all_of_them[2].send_signal(signal.SIGKILL)
     with pytest.raises(RunError, match=r"process 1 of 2 was ended from outside \(SIGKILL"):
         run.wait(60)
@@ -128,6 +139,7 @@ def assert_alike_from(run: ftkit.Run, whole: ftkit.Run, step: int) -> None:
     assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-4
 
 
+@pytest.mark.slow
 def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipes) -> None:
     long = {"training__max_steps": 200, "training__evals": 0}
     whole = ftkit.start(recipe(**long, training__gradient_accumulation_steps=2)).wait(300)
@@ -157,13 +169,20 @@ def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipe
     assert not any("batches a step" in event.get("text", "") for event in run.events())
 
 
-def test_ranks_end_with_the_process_that_started_them(recipe: Recipes) -> None:
-    run = ftkit.start(recipe(**TWO, training__max_steps=100_000, training__evals=0))
-    until(lambda: run.progress.step >= 1)
-    all_of_them = processes(run)
-    os.kill(all_of_them[0].pid, signal.SIGKILL)
-    until(lambda: gone(all_of_them), 20)
-    until(lambda: run.status == "interrupted", 20)
+def test_a_rank_ends_with_the_process_that_started_it() -> None:
+    rank = "import sys; from ftkit.runs.rank import _end_with; _end_with(int(sys.argv[1]))"
+    over = (
+        "import os, subprocess, sys, time\n"
+        f"rank = subprocess.Popen([sys.executable, '-c', {rank!r}, str(os.getpid())])\n"
+        "print(rank.pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    started = subprocess.Popen([sys.executable, "-c", over], stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    child = psutil.Process(int(started.stdout.readline()))
+    started.kill()
+    started.wait()
+    until(lambda: gone([child]), 60)
 
 
 @pytest.fixture
