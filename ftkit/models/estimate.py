@@ -2,7 +2,7 @@
 
 The factors are fitted to peaks measured with the starter model on a CPU (1 x 220 to 2 x 1,000 tokens, both
 precisions, LoRA and full, all levels of recomputation): the estimates lie within 15% of those peaks. Of
-models that are smaller they are too high, for full fine-tuning by up to a half (`tests/benchmarks/memory.py`).
+smaller models they are too high, for full fine-tuning by up to a half (`tests/benchmarks/memory.py`).
 """
 
 from __future__ import annotations
