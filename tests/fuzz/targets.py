@@ -470,7 +470,7 @@ def _run(files: dict[str, bytes]) -> None:
         _run_view.head(run.name, str(run.path), status, progress),
         _run_view.tiles(history, progress),
         _run_view.remarks(list(history.notes)),
-        _run_view.failure(run, status),
+        _run_view.outcome(run, status),
     ]
     json.dumps(shown, ensure_ascii=False).encode()
     repr([run, run.metrics, run.facts, run.loss, run.eval_loss, run.error, run.events()])
