@@ -69,14 +69,15 @@ def _library() -> ctypes.CDLL | str:
     """The kernels, or why there are none."""
     if sys.platform == "win32":
         return "not offered on Windows"
-    compiler = shutil.which(os.environ.get("CXX") or "") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return "no C++ compiler (g++ or clang++) is installed"
-    try:
-        return _load(compiler)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return f"{Path(compiler).name} could not build them ({said[-1] if said else error!r:.200})"
+    names = (os.environ.get("CXX") or "", "g++", "clang++")
+    reason = "no C++ compiler (g++ or clang++) is installed"
+    for compiler in dict.fromkeys(filter(None, map(shutil.which, names))):
+        try:
+            return _load(compiler)
+        except (OSError, subprocess.SubprocessError) as error:  # CXX may name a C compiler: the next may do
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            reason = f"{Path(compiler).name} could not build them ({said[-1] if said else error!r:.200})"
+    return reason
 
 
 def _load(compiler: str) -> ctypes.CDLL:

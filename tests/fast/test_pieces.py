@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,22 @@ def test_without_a_compiler_the_rest_still_works(monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
         compiled._library.cache_clear()
         compiled.why_not()  # found again here, where nothing is out of the ordinary, for all later tests
+
+
+@pytest.mark.skipif(compiled.why_not() is not None, reason=f"no compiled kernels: {compiled.why_not()}")
+def test_a_c_compiler_named_as_the_one_for_cpp_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some libraries set CXX to gcc, which links no C++ library."""
+    monkeypatch.setenv("CXX", "gcc")
+    monkeypatch.setenv("FTKIT_CACHE", str(tmp_path))
+    compiled._library.cache_clear()
+    try:
+        assert compiled.why_not() is None
+    finally:
+        monkeypatch.undo()
+        compiled._library.cache_clear()
+        compiled.why_not()
 
 
 def test_a_piece_that_computes_something_else_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
