@@ -107,6 +107,27 @@ def seal(folder: Path, about: Mapping[str, Any]) -> None:
     sync(folder)
 
 
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all: under a hidden name beside it, then renamed.
+
+    `durable`: it is on the disk when this returns, not only on its way to it.
+    """
+    prefix = path.name if path.name.startswith(".") else f".{path.name}"
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{prefix}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        sync(path.parent)
+
+
 def set_aside(folder: Path) -> Path | None:
     """Move a folder out of the way, under a hidden name beside it. Processes that have it open keep it."""
     if not folder.exists():

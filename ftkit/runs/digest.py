@@ -10,12 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ftkit.manifest import write_whole
 from ftkit.runs.shape import checked
 from ftkit.runs.summary import Summary
 
@@ -96,14 +96,8 @@ class LogReader:
             }
         ).encode()
         with contextlib.suppress(OSError):
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self._digest.name}-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-                Path(temporary).replace(self._digest)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            content = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+            write_whole(self._digest, content, durable=False)  # made again where it is lost
 
     def _load(self, log: BinaryIO) -> None:
         """Take the digest up where it belongs to this log."""

@@ -42,6 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ftkit.manifest import sync
 from ftkit.redact import redact
 from ftkit.runs.digest import SAVE_EVERY, LogReader, parse
 from ftkit.runs.summary import Summary
@@ -166,7 +167,10 @@ class EventLog:
             if durable:
                 os.fsync(log.fileno())
         if not end:
-            _sync_folder(self.path.parent)
+            with contextlib.suppress(
+                OSError
+            ):  # the line is written; a folder that cannot be is no loss of it
+                sync(self.path.parent)
 
     def _keep(self, error: OSError) -> None:
         now = time.time()
@@ -235,16 +239,6 @@ def _line(kind: str, now: float, fields: dict[str, Any]) -> bytes:
     event = {"time": round(now, 3), "kind": kind, **_plain(redact(fields))}
     text = json.dumps(event, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode(errors="backslashreplace")  # half a surrogate pair, in JSON's own spelling
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new file is there after a power cut only once its folder is on the disk."""
-    with contextlib.suppress(OSError):  # not every system opens folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _plain(value: Any) -> Any:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ftkit.errors import RunError
 from ftkit.folders import is_there, resolved
-from ftkit.manifest import sync
+from ftkit.manifest import write_whole
 from ftkit.recipe import Recipe
 from ftkit.redact import redact
 from ftkit.runs.events import EventLog
@@ -140,18 +138,8 @@ class RunFolder:
         return self._recipe
 
     def write(self, name: str, text: str) -> None:
-        """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(redact(text))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.path / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        sync(self.path)
+        """Write a file whole or not at all, without what looks like a secret."""
+        write_whole(self.path / name, redact(text).encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON, whole or not at all."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 import traceback
@@ -276,6 +277,28 @@ class Carrying:
                 return f"The longest row, row {longest['row']}, has {longest['tokens']:,} tokens. {found}"
             return found
         return ""
+
+
+def keep_listening(carrying: Carrying) -> None:
+    """Hear wishes from a thread, so that a Stop is said at once though the step goes on."""
+
+    def listen() -> None:
+        while True:
+            carrying.listen()
+            time.sleep(4 * POLL)
+
+    threading.Thread(target=listen, name="ftkit-listen", daemon=True).start()
+
+
+def stop_on(carrying: Carrying, *signals: int) -> None:
+    """Take these signals as Stop; called in the main thread."""
+
+    def asked(*_: Any) -> None:
+        # not from inside the handler: it may have interrupted whoever holds the log's lock
+        threading.Thread(target=carrying.wish, args=(Wish("stop"),)).start()
+
+    for number in signals:
+        signal.signal(number, asked)
 
 
 class ThreadLaunch:

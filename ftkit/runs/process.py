@@ -90,9 +90,14 @@ def last_state(folder: RunFolder) -> str:
     return folder.log.summary().state
 
 
+def signal_name(number: int) -> str:
+    """A signal's name, such as SIGKILL; its number where it has none here."""
+    return {int(one): one.name for one in signal.Signals}.get(number, str(number))
+
+
 def _how_it_ended(code: int, log: Path) -> str:
     if code < 0:
-        name = signal.Signals(-code).name if -code in {int(one) for one in signal.Signals} else str(-code)
+        name = signal_name(-code)
         memory = " Often that is the system, out of memory." if -code == 9 else ""
         how = f"The process of the run was ended from outside ({name}).{memory}"
         return f"{how} Resume goes on from its last checkpoint."

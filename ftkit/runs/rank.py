@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.runs.folder import RunFolder
-from ftkit.runs.launch import Carrying, End
+from ftkit.runs.launch import Carrying, End, keep_listening, stop_on
 from ftkit.runs.ranks import Part, leave_end
-from ftkit.runs.wishes import Wish
 
 _OF_ANOTHER = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe", "socket")
 """Words of errors that say that another rank cannot be reached."""
@@ -47,10 +46,10 @@ def take_part(part: Part) -> bool:
     """
     number = int(os.environ.get("RANK", "0"))
     carrying = _Rank(part) if number == 0 else _Silent(part)
-    if number == 0 and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: _wish_to_stop(carrying))
     if number == 0:
-        threading.Thread(target=_listen, args=(carrying,), name="ftkit-listen", daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            stop_on(carrying, signal.SIGTERM)
+        keep_listening(carrying)
     end = carrying.to_the_end(carrying.train)
     leave_end(carrying.folder, number, end, of_another=_of_another(carrying.error))
     return carrying.trained
@@ -109,21 +108,9 @@ class _Silent(_Rank):
         return False
 
 
-def _wish_to_stop(carrying: Carrying) -> None:
-    # not from inside the handler: it may have interrupted whoever holds the log's lock
-    threading.Thread(target=carrying.wish, args=(Wish("stop"),)).start()
-
-
 def _of_another(error: BaseException | None) -> bool:
     said = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in said for words in _OF_ANOTHER)
-
-
-def _listen(carrying: Carrying) -> None:
-    """Say at once that a Stop was heard, though the step goes on."""
-    while True:
-        carrying.listen()
-        time.sleep(0.2)
 
 
 def _end_with(parent: int) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ import psutil
 
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying, End
+from ftkit.runs.process import signal_name
 from ftkit.runs.wishes import Wish
 from ftkit.train.protocol import Stopped
 from ftkit.train.ranks import MEETING
@@ -146,9 +146,8 @@ def how_it_ended(code: int) -> str:
     """An exit status in words."""
     if code >= 0:
         return f"ended with status {code}"
-    known = {int(one): one.name for one in signal.Signals}
     memory = "; often that is the system, out of memory" if code == -9 else ""
-    return f"was ended from outside ({known.get(-code, -code)}{memory})"
+    return f"was ended from outside ({signal_name(-code)}{memory})"
 
 
 def file_of(folder: RunFolder, number: int) -> Path:

@@ -118,7 +118,8 @@ def fit(
         loaded.model.enable_input_require_grads()
 
     from ftkit.fast.logprobs import LogProbs, choose
-    from ftkit.train.trainer import FtkitTrainer, checkpoints_of
+    from ftkit.train.steps import checkpoints_of
+    from ftkit.train.trainer import FtkitTrainer
 
     if head == "score":
         way = LogProbs(False, None, "a reward model reads them through its own code")
@@ -204,7 +205,7 @@ def _roll_out(
     from ftkit.models.adapters import apply_method
     from ftkit.train.rewards import resolve
     from ftkit.train.rollouts import make_trainer, rows_of
-    from ftkit.train.trainer import checkpoints_of
+    from ftkit.train.steps import checkpoints_of
 
     resolve(getattr(recipe.objective, "rewards", ()))  # what is missing is said before anything is prepared
     rows = rows_of(dataset.train, recipe)
@@ -265,7 +266,8 @@ def _train(
     ranks: Ranks,
 ) -> None:
     """Train; where the loss goes wrong and the Recipe says so, from an earlier checkpoint at a lower rate."""
-    from ftkit.train.trainer import BadLossError, run_trainer
+    from ftkit.train.steps import BadLossError
+    from ftkit.train.trainer import run_trainer
 
     for attempt in range(ROLL_BACKS + 1):
         try:

@@ -24,8 +24,10 @@ from ftkit.recipe import GRPO, RLOO, Recipe
 from ftkit.train.objectives.base import Outcome
 from ftkit.train.protocol import Control, Sink
 from ftkit.train.ranks import ALONE
+from ftkit.train.reporter import Reporter, Tally
 from ftkit.train.rewards import Reward, resolve
-from ftkit.train.trainer import Counted, Reporter, Steps, Tally, arguments_of, checkpoints_of, total_steps
+from ftkit.train.steps import Counted, Steps, checkpoints_of, total_steps
+from ftkit.train.trainer import arguments_of
 
 SHOWN = 4
 """Replies of a step that go out as events: a group, mostly."""

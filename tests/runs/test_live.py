@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,9 @@ import pytest
 import ftkit
 from ftkit.errors import RunError
 from ftkit.runs.wishes import Wish, Wishes
+from tests.waiting import up_to
 
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+until = up_to(120)
 
 
 def of(run: ftkit.Run, kind: str) -> list[dict[str, Any]]:

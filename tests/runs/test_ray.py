@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,9 @@ import ftkit
 from ftkit.runs import on_ray
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.ranks import Part
+from tests.waiting import up_to
+
+until = up_to(300)
 
 
 def recipe_of(model: Path, folder: Path) -> ftkit.Recipe:
@@ -27,13 +29,6 @@ def recipe_of(model: Path, folder: Path) -> ftkit.Recipe:
         compute={"dtype": "float32", "device": "cpu"},
         output={"folder": folder},
     )
-
-
-def until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:

@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 
 import ftkit
 from ftkit.errors import RunError
+from tests.waiting import up_to
+
+until = up_to(120)
 
 Recipes = Callable[..., ftkit.Recipe]
 
@@ -40,13 +43,6 @@ def recipe(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> Recipes:
         return base.replace({key.replace("__", "."): value for key, value in changes.items()})
 
     return make
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:

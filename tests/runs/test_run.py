@@ -14,6 +14,9 @@ import pytest
 
 import ftkit
 from ftkit.errors import RunError
+from tests.waiting import up_to
+
+until = up_to(60)
 
 
 @pytest.fixture
@@ -28,13 +31,6 @@ def recipe(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> Callable[.
         return base.replace({key.replace("__", "."): value for key, value in changes.items()})
 
     return make
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_run_trains_saves_and_is_found_again(recipe: Callable[..., ftkit.Recipe]) -> None:

@@ -22,6 +22,9 @@ from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import End
 from ftkit.runs.ranks import _end, file_of, how_it_ended, leave_end
 from ftkit.runs.wishes import Wish
+from tests.waiting import up_to
+
+until = up_to(300)
 
 Recipes = Callable[..., ftkit.Recipe]
 TWO = {"compute__launch": "torchrun", "compute__processes": 2}
@@ -42,13 +45,6 @@ def recipe(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> Recipes:
         return base.replace({key.replace("__", "."): value for key, value in changes.items()})
 
     return make
-
-
-def until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:

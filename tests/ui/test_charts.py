@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,13 @@ from ftkit.ui import _figure
 from ftkit.ui._history import History
 from ftkit.ui.charts import RunChart, live_chart, still_figure
 from ftkit.ui.svg_chart import SvgChart, loss_svg
+from tests.waiting import up_to
 
 from .fake_run import FakeRun
 
+until = up_to(10)
+
 NAMES = [curve.name for curve in _figure.CURVES]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def state_of(chart: RunChart, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,9 @@ from ftkit.errors import FtkitError, ModelError
 from ftkit.recipe import Recipe
 from ftkit.ui import ChatPanel, Workspace
 from ftkit.ui.panels import chat as chat_module
+from tests.waiting import up_to
+
+until = up_to(10)
 
 
 class Parrot(ChatSession):
@@ -102,13 +105,6 @@ class Page:
         answer = self.answers[-1]
         assert answer["id"] == number
         return answer
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_ask_gives_the_reply_and_shows_it(panel: ChatPanel) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,14 @@ from ftkit.runs.folder import RunFolder
 from ftkit.ui import Lab, MonitorPanel
 from ftkit.ui.charts import RunChart
 from tests.benchmarks.long_runs import write_run
+from tests.waiting import up_to
+
+until = up_to(20)
 
 STEPS = 1_000_000
 SHORT = (
     '{{"time": 1.5, "kind": "train", "step": {step}, "epoch": 1.5, "loss": {loss:.4f}, "memory_gb": 2.5}}\n'
 )
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def megabytes() -> float:

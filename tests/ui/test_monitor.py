@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,11 @@ from ftkit.train.checkpoints import Checkpoints
 from ftkit.ui import MonitorPanel, Workspace
 from ftkit.ui.charts import RunChart
 from ftkit.ui.svg_chart import SvgChart
+from tests.waiting import up_to
 
 from .fake_run import FakeRun
 
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+until = up_to(10)
 
 
 @pytest.fixture

@@ -12,8 +12,11 @@ import pytest
 
 import ftkit
 from ftkit.ui import Lab
+from tests.waiting import up_to
 
 pytestmark = pytest.mark.slow
+
+until = up_to(90)
 
 OTHER_KERNEL = """
 import sys, ftkit
@@ -22,13 +25,6 @@ print(run.path, flush=True)
 for line in sys.stdin:
     print(getattr(run, line.strip()), flush=True)
 """
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture

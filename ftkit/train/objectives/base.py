@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -56,6 +56,28 @@ class Outcome:
 
     terms: tuple[torch.Tensor, ...]
     figures: Mapping[str, tuple[torch.Tensor, int]] = field(default_factory=dict)
+
+
+Item = TypeVar("Item")
+
+
+class Items(Sequence[Item]):
+    """What a batch is drawn from, made when it is asked for."""
+
+    @abstractmethod
+    def one(self, place: int) -> Item:
+        """The item at `place`; IndexError beyond the last one."""
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        if isinstance(place, slice):
+            return [self.one(each) for each in range(*place.indices(len(self)))]
+        return self.one(place)
 
 
 class Objective(ABC):

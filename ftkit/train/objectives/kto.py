@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ftkit.data.token_store import lengths
 from ftkit.recipe import KTO
 from ftkit.train.objectives.base import (
     Batch,
+    Items,
     Known,
     Lay,
     Objective,
@@ -70,7 +71,7 @@ class Rated:
     reference_unrelated: np.ndarray | None = None
 
 
-class Unrelated(Sequence[Encoded]):
+class Unrelated(Items[Encoded]):
     """Each row's prompt with another row's reply, made when it is asked for."""
 
     def __init__(self, rows: Sequence[Encoded], limit: int) -> None:
@@ -82,15 +83,8 @@ class Unrelated(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, place: int) -> Encoded: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Encoded]: ...
-
-    def __getitem__(self, place: int | slice) -> Encoded | Sequence[Encoded]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+    def one(self, place: int) -> Encoded:
+        """The row's prompt with the lender's reply."""
         own, other = self.rows[place], self.rows[int(self.lender[place])]
         prompt, reply = _reply_starts(own), _reply_starts(other)
         # a reply that would make the row too long is cut: it only has to be unrelated
@@ -106,7 +100,7 @@ def _reply_starts(row: Encoded) -> int:
     return int(np.flatnonzero(row.mask)[0])
 
 
-class RatedRows(Sequence[Rated]):
+class RatedRows(Items[Rated]):
     """Rows with their unrelated replies."""
 
     def __init__(self, rows: Sequence[Encoded], limit: int, reference: Known | None = None) -> None:
@@ -115,15 +109,8 @@ class RatedRows(Sequence[Rated]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, place: int) -> Rated: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Rated]: ...
-
-    def __getitem__(self, place: int | slice) -> Rated | Sequence[Rated]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+    def one(self, place: int) -> Rated:
+        """A row, its unrelated reply, and what the reference says of both."""
         known = {name: one.rows(place, place + 1) for name, one in self.reference.items()}
         return Rated(self.rows[place], self.unrelated[place], known.get("rows"), known.get("unrelated"))
 

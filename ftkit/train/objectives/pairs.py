@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
 from ftkit.train.objectives.base import (
     Batch,
+    Items,
     Known,
     Lay,
     Objective,
@@ -36,7 +37,7 @@ class Pair:
     reference: np.ndarray | None = None
 
 
-class Pairs(Sequence[Pair]):
+class Pairs(Items[Pair]):
     """Rows two by two, chosen and rejected."""
 
     def __init__(self, rows: Sequence[Encoded], reference: Remembered | None = None) -> None:
@@ -45,15 +46,8 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.rows) // 2
 
-    @overload
-    def __getitem__(self, place: int) -> Pair: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Pair]: ...
-
-    def __getitem__(self, place: int | slice) -> Pair | Sequence[Pair]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+    def one(self, place: int) -> Pair:
+        """Two rows, and what the reference says of them."""
         if not 0 <= place < len(self):
             raise IndexError(place)
         first = 2 * place
