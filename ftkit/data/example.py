@@ -62,7 +62,7 @@ class Conversation:
         The columns that are not part of it.
     tools
         Descriptions of the functions that the assistant may call.
-    label
+    rated
         Of a rated reply: 1 where it is good, 0 where it is bad; else -1.
     """
 
@@ -70,7 +70,7 @@ class Conversation:
     row: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Any, ...] = ()
-    label: int = -1
+    rated: int = -1
 
 
 @dataclass(frozen=True)

@@ -81,15 +81,15 @@ def _rated(example: Example) -> tuple[Conversation, ...]:
     """A pair is two rated replies: the chosen one is good, the rejected one bad."""
     if isinstance(example, PreferencePair):
         return tuple(
-            replace(side, label=label) for side, label in zip(_pair(example), (GOOD, BAD), strict=True)
+            replace(side, rated=label) for side, label in zip(_pair(example), (GOOD, BAD), strict=True)
         )
     if not isinstance(example, RatedReply):
         raise UnusableRowError("its reply is not rated good or bad")
     refuse_images(example)
     *earlier, reply = example.messages
     turns = (*_only_read(earlier), reply)
-    label = GOOD if example.good else BAD
-    return (Conversation(turns, example.row, example.extra, tools=example.tools, label=label),)
+    rated = GOOD if example.good else BAD
+    return (Conversation(turns, example.row, example.extra, tools=example.tools, rated=rated),)
 
 
 def _only_read(messages: Sequence[Message]) -> tuple[Message, ...]:

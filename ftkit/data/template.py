@@ -158,7 +158,7 @@ class Template:
         prepared = []
         rendered = self._rendered_together([one for one in examples if isinstance(one, Conversation)])
         for example in examples:
-            one = Prepared(example.row, isinstance(example, Conversation), getattr(example, "label", -1))
+            one = Prepared(example.row, isinstance(example, Conversation), getattr(example, "rated", -1))
             try:
                 if isinstance(example, PlainText):
                     one.text = example.text

@@ -127,7 +127,7 @@ def plain(example: Conversation | PlainText) -> dict[str, Any]:
         "row": example.row,
         "messages": [vars(message) for message in example.messages],
         "tools": example.tools,
-        "label": example.label,
+        "rated": example.rated,
     }
 
 
@@ -135,4 +135,4 @@ def example_of(row: dict[str, Any]) -> Conversation | PlainText:
     if "text" in row:
         return PlainText(row["text"], row["row"])
     messages = (Message(**turn | {"tool_calls": tuple(turn["tool_calls"])}) for turn in row["messages"])
-    return Conversation(tuple(messages), row["row"], tools=tuple(row["tools"]), label=row["label"])
+    return Conversation(tuple(messages), row["row"], tools=tuple(row["tools"]), rated=row["rated"])

@@ -135,6 +135,12 @@ def test_long_rows_and_many_tokens_stay_light(starter_tokenizer: Any) -> None:
     assert len(made.table.rows[0]["asked"]) < 1000
 
 
+def test_a_row_is_shown_by_its_question_and_its_answer() -> None:
+    example = load([{"prompt": "Who?", "completion": "Marlow."}], held_out_fraction=0).train[0]
+    shown = cells(example, 0, "row 0")
+    assert (shown["asked"], shown["answer"]) == ("Who?", "Marlow.")
+
+
 def test_a_long_text_is_cut_around_what_was_searched() -> None:
     example = load([{"prompt": "a" * 5000 + " Needle " + "b" * 500, "completion": "c"}], held_out_fraction=0)
     assert "Needle" in cells(example.train[0], 0, "row 0", find="needle")["asked"]
