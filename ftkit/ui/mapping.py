@@ -28,6 +28,7 @@ class MappingView(widgets.VBox):
         self._settling = False
         self._roles: dict[str, widgets.Dropdown] = {}
         self._shown: tuple[Any, ...] = ()
+        self._made_for: tuple[Any, ...] = ()
         self._format = widgets.Dropdown(description="Format", options=[("Recognised", "")])
         self._format.observe(self._format_chosen, "value")
         self._about = widgets.HTML()
@@ -51,29 +52,39 @@ class MappingView(widgets.VBox):
         from ftkit.data import FORMATS
 
         asked = self.workspace.recipe.data.format or ""
-        if (format, dict(columns), tuple(found), asked, about) == self._shown:
+        # what was chosen while the rows were read counts: the reading is of before
+        columns = {**columns, **self.workspace.recipe.data.columns}
+        if (format, columns, tuple(found), asked, about) == self._shown:
             return
-        self._shown = (format, dict(columns), tuple(found), asked, about)
+        self._shown = (format, columns, tuple(found), asked, about)
         recognised = f"Recognised: {format}" if format and not asked else "Recognise from the rows"
         self._settling = True
         try:
             self._format.options = [(recognised, ""), *((name, name) for name in FORMATS)]
             self._format.value = asked
             self._about.value = markup.muted(about)
-            self._roles = {}
             known = FORMATS.get(format)
-            options = [(_NONE, ""), *((name, name) for name in found)]
-            for role in known.roles if known else ():
-                choice = widgets.Dropdown(
-                    description=label(role) + (" *" if known and role in known.required else ""),
-                    options=options,
-                    value=columns.get(role, "") if columns.get(role, "") in found else "",
-                )
-                choice.observe(self._column_chosen, "value")
-                self._roles[role] = choice
-            self._columns.children = tuple(map(_field, self._roles.values()))
+            if (format, tuple(found)) != self._made_for:
+                self._make(known, found)
+                self._made_for = (format, tuple(found))
+            for role, choice in self._roles.items():
+                choice.value = columns.get(role, "") if columns.get(role, "") in found else ""
         finally:
             self._settling = False
+
+    def _make(self, known: Any, found: Sequence[str]) -> None:
+        """A choice a role. They stay while they fit: one made anew loses what is being chosen in it."""
+        options = [(_NONE, ""), *((name, name) for name in found)]
+        self._roles = {}
+        for role in known.roles if known else ():
+            choice = widgets.Dropdown(
+                description=label(role) + (" *" if role in known.required else ""),
+                options=options,
+                value="",
+            )
+            choice.observe(self._column_chosen, "value")
+            self._roles[role] = choice
+        self._columns.children = tuple(map(_field, self._roles.values()))
 
     def columns(self) -> dict[str, str]:
         """Role to column, as chosen."""
