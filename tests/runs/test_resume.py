@@ -173,7 +173,7 @@ def test_it_saves_before_its_time_limit(recipe: Recipes, monkeypatch: pytest.Mon
     run = ftkit.start(recipe(training__max_steps=100_000, training__evals=0, training__time_limit=0.25))
     run.wait(60)
     assert run.status == "stopped"
-    assert 5 < time.monotonic() - begun < 20
+    assert 5 < time.monotonic() - begun < 55
     assert "time limit of 0.25 minutes" in [e for e in run.events() if e["kind"] == "state"][-1]["detail"]
     assert run.progress.step > 0
     assert (run.path / "checkpoints" / f"checkpoint-{run.progress.step}").is_dir()

@@ -37,7 +37,7 @@ def test_a_run_trains_saves_and_is_found_again(recipe: Callable[..., ftkit.Recip
     short = recipe(training__max_steps=12)
     begun = time.perf_counter()
     run = ftkit.start(short)
-    assert time.perf_counter() - begun < 1.0
+    assert time.perf_counter() - begun < 5.0
     run.wait(120)
     metrics = run.metrics
     assert metrics["loss"].dropna().iloc[-1] < metrics["loss"].dropna().iloc[0]

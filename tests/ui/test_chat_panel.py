@@ -135,9 +135,8 @@ def test_a_click_does_what_the_method_does(panel: ChatPanel) -> None:
 
 
 def test_a_click_returns_at_once_and_the_reply_streams(holding: ChatPanel) -> None:
-    started = time.monotonic()
     assert Page(holding).click("send", text="one two three", mode="adapter")["ok"]
-    assert time.monotonic() - started < 0.2
+    assert holding.view.replying, "the click returned while the model holds its reply back"
     until(lambda: holding.view.live.get("replies", {}).get("adapter", {}).get("text") == "adapter:one ")
     assert holding.view.replying
     holding.stop()

@@ -18,7 +18,7 @@ def test_only_the_first_panel_is_built_and_it_is_quick() -> None:
     Lab()
     before = time.perf_counter()
     lab = Lab()
-    assert time.perf_counter() - before < 0.5
+    assert time.perf_counter() - before < 3
     assert list(lab._panels) == ["model"]
     assert repr(lab) == "Lab(model='starter', data='starter:extract')"
 
