@@ -38,15 +38,22 @@ CONTENDERS = [
     Contender("hf-fp32", "transformers Trainer, fp32"),
     Contender("hf-bf16", "transformers Trainer, bf16 autocast"),
     Contender("hf-bf16-checkpointing", "transformers Trainer, bf16 autocast, gradient checkpointing"),
-    Contender("trl", "TRL SFTTrainer, defaults on the CPU"),
-    Contender("unsloth", "Unsloth on the CPU, bf16"),
+    Contender("trl", "TRL SFTTrainer, defaults on the CPU; fp32 where the processor has no bf16"),
+    Contender("unsloth", "Unsloth on the CPU, bf16; fp32 where the processor has no bf16"),
     Contender("ftkit", "ftkit"),
 ]
 
 
 def available(method: str) -> tuple[list[Contender], list[str]]:
     """Those that can run here, and why the others cannot."""
+    from ftkit.models import probe
+
     missing = {}
+    if not probe("cpu").native_bf16:
+        missing |= dict.fromkeys(
+            ("hf-bf16", "hf-bf16-checkpointing"),
+            "this processor has no bf16 instructions, and imitates them: a step takes minutes",
+        )
     if importlib.util.find_spec("trl") is None:
         missing["trl"] = "TRL is not installed (pip install trl)"
     reason = _unsloth_environment() if method == "lora" else "it is measured with LoRA only"
@@ -251,7 +258,8 @@ def run_trainer(settings: dict[str, Any], folder: str, *, bf16: bool, recompute:
 
 
 def run_trl(settings: dict[str, Any], folder: str) -> dict[str, Any]:
-    """TRL's SFTTrainer on the same tokens; its defaults: bf16 autocast and gradient checkpointing."""
+    """TRL's SFTTrainer on the same tokens; its defaults: bf16 autocast (where the processor has it) and
+    gradient checkpointing."""
     import torch
     import trl
     from datasets import Dataset
@@ -264,7 +272,7 @@ def run_trl(settings: dict[str, Any], folder: str) -> dict[str, Any]:
     set_seed(SEED)
     trainer = trl.SFTTrainer(
         AutoModelForCausalLM.from_pretrained(settings["model_path"], dtype=torch.float32),
-        trl.SFTConfig(**arguments(settings, folder), max_length=None),
+        trl.SFTConfig(**arguments(settings, folder), bf16=settings["bf16"], max_length=None),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(settings["model_path"]),
         peft_config=_lora(settings),

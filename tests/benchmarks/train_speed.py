@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ftkit.models import probe
 from tests.benchmarks import second_model
 from tests.benchmarks.contenders import RANK, RATE, available, in_a_process, write_rows
 from tests.benchmarks.figures import spread
@@ -119,6 +120,7 @@ def main() -> None:
             "method": given.method,
             "rate": RATE if given.method == "lora" else RATE / 10,
             "compute": json.loads(given.compute),
+            "bf16": probe("cpu").native_bf16,
         }
         only = {name for name in given.only.split(",") if name}
         results = compare(settings, tokens, given.rounds, only)

@@ -23,7 +23,10 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def run_unsloth(settings: dict[str, Any], folder: str) -> dict[str, Any]:
     """Unsloth's model and adapter under TRL's trainer, which Unsloth patches, on the same tokens."""
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
-        settings["model_path"], max_seq_length=4096, dtype=torch.bfloat16, load_in_4bit=False
+        settings["model_path"],
+        max_seq_length=4096,
+        dtype=torch.bfloat16 if settings["bf16"] else torch.float32,
+        load_in_4bit=False,
     )
     model = unsloth.FastLanguageModel.get_peft_model(
         model,
@@ -50,7 +53,7 @@ def run_unsloth(settings: dict[str, Any], folder: str) -> dict[str, Any]:
         args=SFTConfig(
             **arguments(settings, folder),
             optim="adamw_torch",
-            bf16=True,
+            bf16=settings["bf16"],
             max_length=4096,
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
