@@ -26,7 +26,9 @@ import ftkit
 
 run = ftkit.start(ftkit.Recipe(
     model={model!r},
-    data={{"source": "starter:extract", "max_rows": 24, "max_length": 400, "template": {template!r}}},
+    data={{
+        "source": "starter:extract", "max_rows": 24, "eval_rows": 2, "max_length": 400, "template": {template!r}
+    }},
     method={{"rank": 2}},
     training={{"max_steps": 2, "batch_size": 2, "evals": 1, "checkpoints": 1}},
     compute={{"offline": True, "device": "cpu"}},
@@ -34,8 +36,8 @@ run = ftkit.start(ftkit.Recipe(
 ))
 run.wait()
 assert run.progress.step == 2, run.progress
-from ftkit.chat import ChatSession
-reply = ChatSession(run).send("Hello", mode="adapter")
+from ftkit.chat import ChatSession, Sampling
+reply = ChatSession(run, sampling=Sampling(max_new_tokens=8)).send("Hello", mode="adapter")
 assert reply["adapter"].tokens > 0
 print("reached:", reached)
 """

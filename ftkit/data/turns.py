@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -117,8 +118,8 @@ def _read(turn: Any, place: int, role_key: str, content_key: str, known: Mapping
     if role == "call":
         role, calls, content = "assistant", _calls(content, place), ""
     weight = turn.get("weight")
-    if weight is not None and not isinstance(weight, (int, float)):
-        raise UnusableRowError(f"the weight of message {place} is not a number")
+    if weight is not None and not (isinstance(weight, (int, float)) and abs(weight) <= sys.float_info.max):
+        raise UnusableRowError(f"the weight of message {place} is not a finite number")
     return Message(
         role,
         content,
@@ -141,7 +142,12 @@ def _content(value: Any, place: int, key: str) -> tuple[str, tuple[str, ...]]:
         for part in value:
             kind = part.get("type", "text") if isinstance(part, Mapping) else None
             if kind in ("text", "input_text", "output_text"):
-                texts.append(part.get("text") or "")
+                text = part.get("text") or ""
+                if not isinstance(text, str):
+                    raise UnusableRowError(
+                        f"a text in the {key!r} of message {place} is {type(text).__name__}, not text"
+                    )
+                texts.append(text)
             elif kind in ("image", "image_url", "input_image"):
                 texts.append(IMAGE)
                 images.append(address(next((part[name] for name in _ADDRESSES if part.get(name)), "")))

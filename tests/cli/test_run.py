@@ -41,7 +41,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs" / "counting"
-    process = begin(recipe_file, steps=2000)
+    process = begin(recipe_file, steps=400)
     wait_for(process, "step ")
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=60)
@@ -52,11 +52,11 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(
     assert "Traceback" not in shown
 
     stopped_at = ftkit.attach(folder).progress.step
-    assert 0 < stopped_at < 2000
+    assert 0 < stopped_at < 400
     assert main(["run", str(folder)]) == 0
     assert "Finished" in capsys.readouterr().out
     steps = [event["step"] for event in ftkit.attach(folder).events() if event["kind"] == "train"]
-    assert steps == list(range(1, 2001))
+    assert steps == list(range(1, 401))
 
 
 def test_a_second_ctrl_c_ends_at_once(recipe_file: Path, tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def test_what_does_not_fit_is_said(rows: list, options: dict, words: str) -> Non
         ({"messages": "not json"}, "not a list of messages"),
         ({"messages": [{"role": "user", "content": 3}, TURNS[1]]}, "is int, not text"),
         ({"messages": [{"content": "q"}, TURNS[1]]}, "has no 'role'"),
+        ({"messages": [{"role": "user", "content": [{"text": 3}]}, TURNS[1]]}, "is int, not text"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 10**400}]}, "not a finite number"),
         ({}, "not a list of messages"),
         ("just text", "not an object"),
     ],

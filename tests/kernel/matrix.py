@@ -2,8 +2,9 @@
 
     python -m tests.kernel.matrix [3.12:7.3.0 ...]
 
-The environments lie in `.venv-matrix/` and are made once. They hold no torch, whose build for every Python
-would be gigabytes: these tests need none. A Python that is not on this machine is skipped, and said.
+The environments lie in `.venv-matrix/` and are made anew when the dependencies have changed. They hold no
+torch, whose build for every Python would be gigabytes: these tests need none. A Python that is not on this
+machine is skipped, and said.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def environment(python: str, ipykernel: str) -> Path | str:
     if found is None:
         return f"there is no Python {python} on this machine"
     folder = FOLDER / f"{python}-{ipykernel}"
-    interpreter = folder / "bin" / "python"
-    if (folder / ".made").exists():
-        return interpreter
+    interpreter, made = folder / "bin" / "python", folder / ".made"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [one for one in project["dependencies"] if re.split(r"[^\w-]", one)[0] not in WITHOUT]
+    if made.exists() and made.read_text() == "\n".join(needed):
+        return interpreter
     pins = FOLDER / "constraints.txt"
     FOLDER.mkdir(exist_ok=True)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -58,7 +59,7 @@ def environment(python: str, ipykernel: str) -> Path | str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"its environment cannot be made: {done.stderr.strip()[-500:]}"
-    (folder / ".made").touch()
+    made.write_text("\n".join(needed))
     return interpreter
 
 

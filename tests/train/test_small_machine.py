@@ -15,7 +15,7 @@ LIMIT = 1_500_000_000
 RUN = r"""
 import pathlib, re, sys, ftkit
 run = ftkit.start(ftkit.Recipe(
-    data="starter:extract",
+    data={"source": "starter:extract", "eval_rows": 4},
     method={"type": "lora", "rank": 8},
     training={
         "max_steps": 4, "batch_size": 1, "gradient_accumulation_steps": 2, "evals": 1, "checkpoints": 1,

@@ -1,4 +1,4 @@
-"""What fifty runs and fifty Labs leave behind in the process that they lived in: nothing that adds up."""
+"""What fifty runs and twenty Labs leave behind in the process that they lived in: nothing that adds up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ftkit
 from ftkit.runs.folder import RunFolder
 from ftkit.ui import Lab, MonitorPanel
 
-TIMES = 50
+RUNS, LABS = 50, 20
 
 
 @dataclass
@@ -71,7 +71,7 @@ def test_fifty_runs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..
     for _ in range(3):  # what is loaded once for good: libraries, caches of kernels
         ftkit.start(recipe).wait(60)
     before = settled()
-    for _ in range(TIMES):
+    for _ in range(RUNS):
         run = ftkit.start(recipe).wait(60)
         assert run.status == "finished"
         assert len(run.metrics) == 1
@@ -79,7 +79,7 @@ def test_fifty_runs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..
 
 
 @pytest.mark.slow
-def test_fifty_labs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> None:
+def test_twenty_labs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hello?", "completion": "Good day."}\n' * 4)
     recipe = ftkit.Recipe(
@@ -111,6 +111,6 @@ def test_fifty_labs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..
     for _ in range(3):
         open_and_close()
     before = settled()
-    for _ in range(TIMES):
+    for _ in range(LABS):
         open_and_close()
     come_back(before, megabytes=60)

@@ -1,0 +1,256 @@
+"""Each fast piece beside its plain reference, forward and backward, over the sizes that models have.
+
+    python -m tests.benchmarks.kernel_speed [--rounds 7] [--only norms,attention]
+
+The two take turns in one process, and a ratio is taken of every turn, so that a noisy machine hits both. A
+piece must be no slower than its reference at any size: the last line names the slowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
+from transformers.models.llama import modeling_llama
+
+from ftkit.fast import attention, compiled, decoding, loss
+from ftkit.fast.gated import ACTIVATIONS, gated_mlp
+from ftkit.fast.lora import Group, Linear, grouped_linear
+from ftkit.fast.norms import reference_rms_norm, rms_norm
+from ftkit.fast.rotary import rotary
+from ftkit.models import probe
+from tests.benchmarks.figures import spread
+
+NOISE = 1.05
+"""A median ratio of times up to here counts as no slower."""
+SHORTEST = 0.02
+"""Seconds that one measurement takes at least: short calls are repeated."""
+STARTER, GEMMA = (576, 1536, 9, 3, 64, 49_152), (640, 2048, 4, 1, 256, 262_144)
+"""Width, feed-forward, heads, heads of keys, size of a head, words: of the two models of train_speed."""
+
+Call = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A piece at one size: two ways to the same result, and what takes a gradient."""
+
+    piece: str
+    size: str
+    fast: Call
+    plain: Call
+    over: tuple[torch.Tensor, ...] = ()
+
+
+def _linear(inputs: int, outputs: int, rank: int, dtype: torch.dtype) -> Linear:
+    return Linear(
+        torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5,
+        None,
+        (torch.randn(rank, inputs) / inputs**0.5).requires_grad_(),
+        torch.randn(outputs, rank).requires_grad_(),
+        2.0,
+    )
+
+
+def _as_peft(x: torch.Tensor, one: Linear) -> torch.Tensor:
+    """The frozen product, and beside it the update in float32, cast around."""
+    assert one.a is not None
+    assert one.b is not None
+    update = F.linear(F.linear(x.to(one.a.dtype), one.a), one.b) * one.scaling
+    return F.linear(x, one.weight) + update.to(x.dtype)
+
+
+def _trained(*layers: Linear) -> list[torch.Tensor]:
+    return [p for one in layers for p in (one.a, one.b) if p is not None]
+
+
+def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """Queries, keys and values as one node; the feed-forward as one."""
+    width, wide, heads, kv_heads, size, _ = model
+    x = torch.randn(1, tokens, width, dtype=dtype, requires_grad=True)
+    qkv = [_linear(width, count * size, 8, dtype) for count in (heads, kv_heads, kv_heads)]
+    group = Group(qkv)
+    yield Case(
+        "lora", f"{tokens} x {width} -> {group.outputs}",
+        lambda: grouped_linear(x, group),
+        lambda: torch.cat([_as_peft(x, one) for one in qkv], dim=-1),
+        (x, *_trained(*qkv)),
+    )  # fmt: skip
+    gate, up, down = (_linear(width, wide, 8, dtype), _linear(width, wide, 8, dtype),
+                      _linear(wide, width, 8, dtype))  # fmt: skip
+    gate_up, out = Group([gate, up]), Group([down])
+    yield Case(
+        "mlp", f"{tokens} x {width} x {wide}",
+        lambda: gated_mlp(x, gate_up, out, ACTIVATIONS[0]),
+        lambda: _as_peft(F.silu(_as_peft(x, gate)) * _as_peft(x, up), down),
+        (x, *_trained(gate, up, down)),
+    )  # fmt: skip
+
+
+def norms(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """RMSNorm over a model's width."""
+    x = torch.randn(1, tokens, model[0], dtype=dtype, requires_grad=True)
+    weight = torch.randn(model[0], dtype=dtype)
+    yield Case(
+        "norms", f"{tokens} x {model[0]}",
+        lambda: rms_norm(x, weight, eps=1e-5),
+        lambda: reference_rms_norm(x, weight, eps=1e-5),
+        (x,),
+    )  # fmt: skip
+
+
+def rotations(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """Rotary positions on queries and keys."""
+    _, _, heads, kv_heads, size, _ = model
+    q, k = (torch.randn(1, tokens, n, size, dtype=dtype).transpose(1, 2).requires_grad_()
+            for n in (heads, kv_heads))  # fmt: skip
+    angles = torch.randn(1, tokens, size // 2).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    own = getattr(modeling_llama.apply_rotary_pos_emb, "__wrapped__", modeling_llama.apply_rotary_pos_emb)
+    yield Case(
+        "rotary", f"{tokens} x {heads}+{kv_heads} x {size}",
+        lambda: torch.cat([rotary(q, cos, sin), rotary(k, cos, sin)], dim=1),
+        lambda: torch.cat(own(q, k, cos, sin), dim=1),
+        (q, k),
+    )  # fmt: skip
+
+
+def segments(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """Rows laid end to end beside torch's attention over padded rows: one row, eight alike, eight unlike."""
+    _, _, heads, kv_heads, size, _ = model
+    for lengths, shown in (
+        ([tokens], f"1 row of {tokens}"),
+        ([tokens // 8] * 8, f"8 rows of {tokens // 8}"),
+        ([tokens * n // 36 for n in range(1, 9)], f"8 rows of {tokens // 36} to {tokens * 8 // 36}"),
+    ):
+        if min(lengths) < 1:
+            continue
+        count, longest = sum(lengths), max(lengths)
+        starts = torch.tensor([0, *itertools.accumulate(lengths)])
+        q, k, v = (torch.randn(1, n, count, size, dtype=dtype, requires_grad=True)
+                   for n in (heads, kv_heads, kv_heads))  # fmt: skip
+        place = torch.cat([n * longest + torch.arange(length) for n, length in enumerate(lengths)])
+
+        def padded(
+            q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v,
+            rows: int = len(lengths), longest: int = longest, place: torch.Tensor = place,
+        ) -> torch.Tensor:  # fmt: skip
+            laid = []
+            for x in (q, k, v):
+                room = x.new_zeros(x.shape[1], rows * longest, size).index_copy(1, place, x[0])
+                laid.append(room.view(x.shape[1], rows, longest, size).transpose(0, 1))
+            out = F.scaled_dot_product_attention(*laid, is_causal=True, enable_gqa=True)
+            return out.transpose(0, 1).flatten(1, 2)[:, place][None]
+
+        yield Case(
+            "attention", f"{shown}, {heads}/{kv_heads} x {size}",
+            lambda q=q, k=k, v=v, starts=starts: attention.segment_attention(q, k, v, starts),
+            padded,
+            (q, k, v),
+        )  # fmt: skip
+
+
+def scores(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """Log-probabilities of the trained tokens, with the head frozen and trained."""
+    width, *_, words = model
+    if tokens * words > 2**28:  # the reference's logits alone would be many gigabytes
+        return
+    hidden = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
+    targets = torch.randint(words, (tokens,))
+    for trained in (False, True):
+        head = torch.randn(words, width, dtype=dtype, requires_grad=trained)
+        yield Case(
+            "loss", f"{tokens} x {words}, head {'trained' if trained else 'frozen'}",
+            lambda head=head: loss.token_scores(hidden, head, targets).logprobs,
+            lambda head=head: loss.reference_logprobs(hidden, head, targets),
+            (hidden, head) if trained else (hidden,),
+        )  # fmt: skip
+
+
+def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """What answering does a token at a time: a product of one row with its adapter; one query's attention."""
+    width, wide, heads, kv_heads, size, _ = model
+    one = _linear(width, wide, 8, dtype)
+    a, b = (x.detach().float().contiguous() for x in _trained(one))
+    x = torch.randn(1, 1, width, dtype=dtype)
+    if tokens == min(TOKENS):
+        yield Case(
+            "one token", f"{width} -> {wide}",
+            lambda: decoding.one_linear(x, one.weight, None, a, b, one.scaling),
+            lambda: _as_peft(x, one),
+        )  # fmt: skip
+    q = torch.randn(1, heads, 1, size, dtype=dtype)
+    k, v = (torch.randn(1, kv_heads, tokens, size, dtype=dtype) for _ in range(2))
+    yield Case(
+        "one token", f"{tokens} keys, {heads}/{kv_heads} x {size}",
+        lambda: decoding.one_query(q, k, v, None),
+        lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+    )  # fmt: skip
+
+
+PIECES = (lora, norms, rotations, segments, scores, one_token)
+TOKENS = (8, 64, 256, 1880)
+"""Tokens of a batch: a row of one word or two, a short row, a row, eight rows of about 235."""
+
+
+def seconds(call: Call, over: tuple[torch.Tensor, ...], times: int) -> float:
+    """Of one call and its backward, over so many in a row."""
+    begun = time.perf_counter()
+    for _ in range(times):
+        if over:
+            out = call()
+            torch.autograd.grad(out.float().sum(), over)
+        else:
+            with torch.no_grad():
+                call()
+    return (time.perf_counter() - begun) / times
+
+
+def measure(case: Case, rounds: int) -> list[float]:
+    """The fast way's time over the plain one's, of every round."""
+    for call in (case.fast, case.plain):
+        seconds(call, case.over, 2)  # memory and threads are there
+    times = max(1, round(SHORTEST / seconds(case.plain, case.over, 1)))
+    found = []
+    for turn in range(rounds):
+        pair = {}
+        for call in (case.fast, case.plain) if turn % 2 else (case.plain, case.fast):
+            pair[call] = seconds(call, case.over, times)
+        found.append(pair[case.fast] / pair[case.plain])
+    return found
+
+
+def main() -> None:
+    """Measure all and print a line a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="pieces, with commas between them; all otherwise")
+    given = parser.parse_args()
+    if missing := compiled.why_not():
+        raise SystemExit(f"There are no compiled kernels: {missing}")
+    dtype = torch.bfloat16 if probe("cpu").native_bf16 else torch.float32
+    only = {name for name in given.only.split(",") if name}
+    slow, worst = [], (0.0, "")
+    torch.manual_seed(0)
+    for model, tokens, piece in itertools.product((STARTER, GEMMA), TOKENS, PIECES):
+        for case in piece(model, tokens, dtype):
+            if only and case.piece not in only:
+                continue
+            ratios = measure(case, given.rounds)
+            named = f"{case.piece}, {case.size}"
+            print(f"{named:58} time {spread(ratios)} of the reference's", flush=True)
+            worst = max(worst, (statistics.median(ratios), named))
+            if statistics.median(ratios) > NOISE:
+                slow.append(named)
+    print(f"bench: kernels ({str(dtype).removeprefix('torch.')}) slowest {worst[0]:.2f} ({worst[1]}), "
+          f"{len(slow)} slower than the reference" + "".join(f"\n  {one}" for one in slow))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
