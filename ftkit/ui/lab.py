@@ -56,6 +56,7 @@ class Lab(widgets.VBox):
         recipe: Recipe | str | Path | None = None,
         folder: str | Path | None = None,
     ) -> None:
+        host.keep_clicks()
         self.workspace = workspace or Workspace()
         if recipe is not None:
             self.workspace.recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)

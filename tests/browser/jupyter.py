@@ -57,20 +57,20 @@ class Notebook:
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.errors: list[str] = []
-        self._url = url
+        self.url = url
         page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
         page.on("console", self._on_console)
         self._open()
 
     def __repr__(self) -> str:
-        return f"Notebook({self._url!r})"
+        return f"Notebook({self.url!r})"
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error" and not any(word in message.text for word in _HARMLESS):
             self.errors.append(f"console: {message.text}")
 
     def _open(self) -> None:
-        self.page.goto(self._url)
+        self.page.goto(self.url)
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=60_000
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,49 @@ class Kernel:
 
     def click(self, button: str) -> None:
         """What a browser sends when a button is pressed; `button` is a Python expression."""
-        model = self.run(f"print({button}.model_id)")
-        content = {"comm_id": model, "data": {"method": "custom", "content": {"event": "click"}}}
-        self.client.shell_channel.send(self.client.session.msg("comm_msg", content))
+        self.click_on(self.run(f"print({button}.model_id)"))
+
+    def click_on(self, model: str) -> None:
+        """The same for a button's model, without any other message."""
+        self.tell("comm_msg", comm_id=model, data={"method": "custom", "content": {"event": "click"}})
+
+    def tell(self, kind: str, subshell: str | None = None, **content: Any) -> None:
+        message = self.client.session.msg(kind, content, metadata={"version": "1.0.0"})
+        message["header"] |= {"subshell_id": subshell} if subshell else {}
+        self.client.shell_channel.send(message)
+
+    def open_page(self) -> None:
+        """What JupyterLab sends when a page opens that shows widgets of a running kernel."""
+        subshell = self.control("create_subshell_request")["subshell_id"]
+        control = {"comm_id": "control", "data": {}}
+        self.tell("comm_open", subshell, target_name="jupyter.widget.control", **control)
+        self.tell("comm_msg", subshell, **control | {"data": {"method": "request_states"}})
+        self.hear(lambda said: said["content"].get("data", {}).get("method") == "update_states")
+        self.tell("comm_close", subshell, **control)
+        self.control("delete_subshell_request", subshell_id=subshell)
+
+    def control(self, kind: str, **content: Any) -> dict[str, Any]:
+        self.client.control_channel.send(self.client.session.msg(kind, content))
+        while True:
+            reply = self.client.control_channel.get_msg(timeout=60)
+            if reply["msg_type"] == kind.replace("request", "reply"):
+                return dict(reply["content"])
+
+    def hear_of(self, model: str, name: str, value: Any) -> None:
+        """Wait until the kernel has told the pages this of a widget."""
+        self.hear(
+            lambda said: (
+                said["content"].get("comm_id") == model
+                and said["content"]["data"].get("state", {}).get(name) == value
+            )
+        )
+
+    def hear(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            said = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if said["msg_type"] == "comm_msg" and wanted(said):
+                return
 
     def until(self, expression: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
@@ -160,8 +200,7 @@ def test_a_click_on_stop_during_a_busy_cell_is_served_at_its_end_at_the_latest(l
     lab.run("train.workspace.run = run = ftkit.start(recipe()); time.sleep(0.5)")
     model = lab.run(f"print({button('monitor', 'Stop')}.model_id)")
     cell = lab.send("time.sleep(2)")
-    content = {"comm_id": model, "data": {"method": "custom", "content": {"event": "click"}}}
-    lab.client.shell_channel.send(lab.client.session.msg("comm_msg", content))
+    lab.click_on(model)
     assert lab.outcome(cell)[1] is None
     lab.until("run.status == 'stopped'", 10)
 
@@ -215,3 +254,27 @@ def test_a_restarted_kernel_finds_its_run_and_takes_it_up_again(kernel: Kernel) 
 def test_widgets_state_is_plain_json(lab: Kernel) -> None:
     state = json.loads(lab.run("import json; print(json.dumps(ipywidgets.Widget.get_manager_state()))"))
     assert len(state["state"]) > 20
+
+
+def test_a_click_arrives_though_the_page_that_the_kernel_last_heard_of_is_gone(lab: Kernel) -> None:
+    """A page that opens asks for all widgets from a subshell of its own, which it then deletes.
+
+    What a thread shows after that is still sent as an answer to that page.
+    """
+    if "kernel subshells" not in lab.client.kernel_info(reply=True)["content"].get("supported_features", ()):
+        pytest.skip("this kernel has no subshells")
+    path = lab.run("train.workspace.run = run = ftkit.start(recipe()); print(run.path)")
+    lab.until("run.progress.step > 3")
+    resume = lab.run(f"print({button('monitor', 'Resume')}.model_id)")
+    lab.open_page()
+    run = ftkit.attach(path)  # in this process, so that the kernel hears of nothing else
+    run.pause()
+    lab.hear_of(resume, "disabled", False)
+    lab.click_on(resume)
+    step = run.progress.step
+    deadline = time.monotonic() + 20
+    while run.progress.step == step:
+        assert time.monotonic() < deadline, "the click was lost"
+        time.sleep(0.1)
+    run.stop()
+    lab.until("run.status == 'stopped'")

@@ -22,6 +22,7 @@ class Panel(widgets.VBox):
     """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
+        host.keep_clicks()
         self.workspace = workspace or Workspace()
         super().__init__()
         self.add_class("ftk-panel")
