@@ -10,6 +10,7 @@ import threading
 from copy import deepcopy
 from typing import Any
 
+import ipywidgets as widgets
 import plotly.graph_objects as go
 import traitlets
 from IPython import get_ipython
@@ -25,6 +26,23 @@ def _front_end() -> str:
     exported = re.search(r"([\w$]+) as FigureView\b", module[max(module.rfind("export{"), 0) :])
     view = exported.group(1) if exported else "undefined"
     return f"{module}\nconst ftkFigureView = {view};\n{front.asset('chart/plotly_view.js')}"
+
+
+class Carrier(widgets.Widget):
+    """Brings plotly's module to a page: once for all charts, see `widgets/chart/once.js`."""
+
+    module = traitlets.Unicode(_front_end()).tag(sync=True)
+
+    _there: Carrier | None = None
+    _making = threading.Lock()
+
+    @classmethod
+    def id(cls) -> str:
+        """The model id of the one that all charts of this process share."""
+        with cls._making:
+            if cls._there is None or cls._there.comm is None:  # closed with all other widgets
+                cls._there = cls()
+            return str(cls._there.model_id)
 
 
 class RunChart(go.FigureWidget):
@@ -51,7 +69,8 @@ class RunChart(go.FigureWidget):
 
     _follower: Follower | None = None
     _css = front.css("chart/style.css")
-    _esm = _front_end()
+    _esm = front.asset("chart/once.js")
+    _plotly = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, run: Any = None, *, history: History | None = None, title: bool = True) -> None:
         self._lock = threading.RLock()
@@ -126,6 +145,10 @@ class RunChart(go.FigureWidget):
         """Take what a view reports (a zoom, a click in the legend)."""
         with self._lock:
             super().set_state(sync_data)
+
+    @traitlets.default("_plotly")
+    def _carrier(self) -> str:
+        return Carrier.id()
 
     @traitlets.observe("_js2py_traceDeltas")
     def _handler_js2py_traceDeltas(self, change: Any) -> None:  # noqa: N802 - plotly's name, replaced here

@@ -170,3 +170,21 @@ def test_the_chart_fits_its_place_when_a_hidden_tab_is_shown(open_notebook: Call
     notebook.page.set_viewport_size({"width": 1100, "height": 1000})
     notebook.page.wait_for_function(fits.replace("> 800", "> 600 && drawn < 1000"), timeout=10_000)
     assert notebook.errors == []
+
+
+def test_many_charts_share_one_module_and_all_go_on_after_a_reload(
+    open_notebook: Callable[..., Notebook],
+) -> None:
+    show = "import ipywidgets\nipywidgets.VBox([monitor.run.chart() for _ in range(6)])"
+    notebook = open_notebook([GROWING.format(name="many", steps=10_000) + "\nNone", show])
+    notebook.run(0)
+    notebook.run(1)
+    counts = "[...document.querySelectorAll('.js-plotly-plot')].map(chart => chart.data?.[0]?.y?.length ?? 0)"
+    all_above = f"before => {counts}.length === 6 && {counts}.every(count => count > before)"
+    notebook.page.wait_for_function(all_above, arg=0, timeout=60_000)
+    notebook.reload()
+    notebook.page.wait_for_function(all_above, arg=0, timeout=60_000)
+    before = max(notebook.page.evaluate(f"() => {counts}"))
+    notebook.page.wait_for_function(all_above, arg=before, timeout=60_000)
+    assert notebook.page.evaluate("() => globalThis.ftkModules.size") == 1
+    assert notebook.errors == []
