@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ def cache_root() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ftkit"
+
+
+def queue_folder() -> Path:
+    """Where processes take turns: `FTKIT_QUEUE`, else in the cache, apart for each machine that shares it."""
+    if chosen := os.environ.get("FTKIT_QUEUE"):
+        return Path(chosen).expanduser()
+    return cache_root() / "queue" / (re.sub(r"[^\w.-]", "_", platform.node()) or "here")
 
 
 _DEVICES = re.compile(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ftkit.data import Message, Template
-    from ftkit.models import LoadedModel
+    from ftkit.models import Gate, LoadedModel
 
 Finish = Literal["end", "length", "stopped"]
 
@@ -158,7 +158,7 @@ def generate(
                     finish = "length"
                 elif cancelled.is_set():
                     finish = "stopped"
-                elif _turn_is_over(taken, time.monotonic() - started, loaded.gate.waiting):
+                elif _turn_is_over(taken, time.monotonic() - started, loaded.gate):
                     break
         if finish is None:
             yield Piece(new, decoding.tokens)
@@ -167,8 +167,10 @@ def generate(
     yield Piece(new + text.flush(cut_off=finish != "end"), decoding.tokens, finish)
 
 
-def _turn_is_over(taken: int, seconds: float, waiting: int) -> bool:
-    if not waiting:
+def _turn_is_over(taken: int, seconds: float, gate: Gate) -> bool:
+    if taken < TOKENS_A_TURN and seconds < SECONDS_A_FREE_TURN:
+        return False
+    if not gate.waiting:
         return seconds >= SECONDS_A_FREE_TURN
     return taken >= TOKENS_A_TURN or seconds >= SECONDS_A_TURN
 

@@ -2,7 +2,8 @@
 
 Two torch workloads at once on a small CPU spin against each other and both crawl, so everything that runs
 the model takes a turn first. Turns are handed out first come, first served: a trainer that leaves after
-each step and asks again at once finds a waiting chat ahead of it.
+each step and asks again at once finds a waiting chat ahead of it. A chat in another process has its turn the
+same way: see `ftkit.models.machine`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+from ftkit.models.machine import MachineTurn
 
 
 class Gate:
     """A fair lock with named turns. A thread that holds the turn may take it again.
+
+    Parameters
+    ----------
+    machine
+        What this process's threads then have to wait for together; None: nobody else computes here.
 
     Attributes
     ----------
@@ -22,7 +30,8 @@ class Gate:
         Name of the turn that is held now, such as "training"; None while nobody holds it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machine: MachineTurn | None = None) -> None:
+        self._machine = machine
         self._lock = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self._owner: int | None = None
@@ -31,8 +40,8 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many turns are asked for and not yet begun."""
-        return len(self._queue)
+        """How many turns are asked for and not yet begun; all other processes count as one."""
+        return len(self._queue) + (self._machine is not None and self._machine.wanted)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
@@ -45,7 +54,8 @@ class Gate:
         """
         self._enter(name)
         try:
-            yield
+            with self._machine.turn() if self._machine is not None else nullcontext():
+                yield
         finally:
             self._leave()
 

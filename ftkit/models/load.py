@@ -16,6 +16,7 @@ from ftkit.models.cache import Progress, silent
 from ftkit.models.code import code_files
 from ftkit.models.device import Device, probe
 from ftkit.models.gate import Gate
+from ftkit.models.machine import machine_turn
 from ftkit.models.quiet import quiet
 from ftkit.models.source import ModelSource, resolve
 from ftkit.models.starter import STARTER, sound
@@ -127,7 +128,8 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, head=head, new_token_ids=new)
+    gate = Gate(machine_turn(device.kind))
+    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, gate, head=head, new_token_ids=new)
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 

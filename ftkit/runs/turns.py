@@ -10,24 +10,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import platform
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ftkit.folders import cache_root
+from ftkit.folders import queue_folder
 
 _count = itertools.count()
-
-
-def folder() -> Path:
-    """Where the tickets lie: `FTKIT_QUEUE`, else in ftkit's cache, apart for each machine that shares it."""
-    if chosen := os.environ.get("FTKIT_QUEUE"):
-        return Path(chosen).expanduser()
-    return cache_root() / "queue" / (re.sub(r"[^\w.-]", "_", platform.node()) or "here")
 
 
 @contextlib.contextmanager
@@ -44,7 +35,7 @@ def turn(wait: Callable[[int], bool]) -> Iterator[bool]:
     bool
         Whether the turn came: False where `wait` gave up.
     """
-    queue = folder()
+    queue = queue_folder()
     queue.mkdir(parents=True, exist_ok=True)
     ticket = queue / f"{time.time_ns():020d}-{os.getpid()}-{next(_count)}"
     held = _lock(ticket)

@@ -75,6 +75,7 @@ def fit(
     from ftkit.fast.allocator import keep_large_buffers_apart
     from ftkit.models.adapters import apply_method
     from ftkit.models.code import code_files, warning
+    from ftkit.models.gate import Gate
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder, make_trainable
 
@@ -85,6 +86,8 @@ def fit(
     _seed(recipe.training.seed)  # a new head has random values
     with ranks.first():
         loaded = load_model(recipe.model, recipe.compute, progress=progress, build=build, head=head)
+    if ranks.number > 0:  # they compute together: rank 0 takes the machine's turn for all
+        loaded.gate = Gate()
     for note in loaded.source.notes:
         sink.emit("note", level="info", text=note)
     if recipe.model.trust_remote_code and (code := code_files(loaded.source.path)):

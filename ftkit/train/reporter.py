@@ -85,6 +85,7 @@ class Reporter(TrainerCallback):
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.turn = self.trainer.gate.turn("training")
         self.turn.__enter__()
+        self.trainer.ranks.agreed(0.0)  # the others begin once rank 0 has the turn
         self.step_started = time.perf_counter()
         self.trainer.tally = Tally()
         self.before_step = self._seen()

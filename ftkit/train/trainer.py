@@ -206,6 +206,7 @@ class FtkitTrainer(Steps, Trainer):
             if self.wishes.stopping:
                 return {"eval_loss": self.last_eval[1] if self.last_eval else math.inf}
             with self.gate.turn("evaluation"), torch.no_grad():
+                self.ranks.agreed(0.0)  # the others begin once rank 0 has the turn
                 model.eval()
                 inputs = self._prepare_inputs(batch)
                 outcome = self._outcome(model, inputs)
