@@ -40,6 +40,8 @@ class Reply:
     """From the first token asked for to the last one, waiting for training steps included."""
     finish: Finish
     """`end`: the model ended its reply; `length`: it was cut off; `stopped`: by a person."""
+    checkpoint: int | None = None
+    """Step of the checkpoint that answered; None: the live model, the result, or the base model."""
 
     @property
     def stopped(self) -> bool:
@@ -60,8 +62,8 @@ class ChatSession:
     Parameters
     ----------
     run_or_loaded
-        A `Run` (its model is loaded at the first message; while it trains, the live weights answer) or a
-        `LoadedModel`.
+        A `Run` or a `LoadedModel`. A run's model is loaded at the first message. While it trains in this
+        process the live weights answer, while it does elsewhere its newest checkpoint.
     system_prompt
         First message of every conversation. None: the one that the run's own rows have. Empty: none.
     sampling
@@ -146,7 +148,7 @@ class ChatSession:
         return Hints() if self._recipe is None else hints(self._recipe)
 
     def load(self, progress: Progress | None = None) -> LoadedModel:
-        """The model, loaded at the first call; the live one while the run trains.
+        """The model: the live one where it trains here, else what is saved, loaded anew when there is newer.
 
         Parameters
         ----------
@@ -158,7 +160,7 @@ class ChatSession:
         run = self._run
         assert run is not None
         # A run that has not begun to train will have its model in a moment. (One that trains in another
-        # process never will have it here: its last checkpoint is opened.)
+        # process never will have it here: its newest checkpoint is opened.)
         while run.loaded is None and run.active and not run.progress.step and not self._cancelled.is_set():
             if progress is not None:
                 progress(f"The run is {run.status}: {run.progress.stage or 'waiting for its turn'}", None)
@@ -259,6 +261,7 @@ class ChatSession:
         from ftkit.data import Message, Template
 
         loaded = self.load(progress)
+        step = self._run.loaded_step if self._run is not None else None
         template = Template(loaded.tokenizer)
         user = Message("user", text)
         sides = [
@@ -283,9 +286,7 @@ class ChatSession:
         for side in sides:
             self._histories[side.which] += [user, Message("assistant", side.text)]
         self._last = (text, mode)
-        return {
-            side.which: Reply(side.text, side.tokens, side.seconds, side.finish or "end") for side in sides
-        }
+        return {side.which: side.reply(step) for side in sides}
 
 
 class _Side:
@@ -309,6 +310,11 @@ class _Side:
         self.text += piece.text
         self.tokens, self.finish = piece.tokens, piece.finish
         return str(piece.text)
+
+    def reply(self, checkpoint: int | None) -> Reply:
+        """What was said, by a model that was read from the checkpoint of this step."""
+        of_adapter = checkpoint if self.which == "adapter" else None
+        return Reply(self.text, self.tokens, self.seconds, self.finish or "end", of_adapter)
 
 
 def _ignore(which: str, piece: str) -> None:

@@ -54,8 +54,8 @@ class Launch(Protocol):
 
     def __init__(self, folder: RunFolder, *, resume: bool = False) -> None: ...
 
-    def begin(self) -> None:
-        """Begin and return at once."""
+    def begin(self, keep: object = None) -> None:
+        """Begin and return at once; `keep` is held until the end."""
 
     @property
     def alive(self) -> bool:
@@ -307,8 +307,7 @@ class ThreadLaunch:
     def __init__(self, folder: RunFolder, *, resume: bool = False) -> None:
         self.folder = folder
         self.carrying = Carrying(folder, resume=resume)
-        name = f"ftkit-{folder.path.name}"
-        self._thread = threading.Thread(target=self.carrying.carry_out, name=name, daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def loaded(self) -> LoadedModel | None:
@@ -324,20 +323,25 @@ class ThreadLaunch:
         """What the thread ended with."""
         return self.carrying.error
 
-    def begin(self) -> None:
+    def begin(self, keep: object = None) -> None:
         """Queue up and return."""
         self.folder.claim(os.getpid(), "thread")
         self.carrying.say("queued")
+        name = f"ftkit-{self.folder.path.name}"
+        self._thread = threading.Thread(target=self._to_its_end, args=(keep,), name=name, daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether the thread still has something to do."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def wish(self, wish: Wish) -> None:
         """Take it in at once; the thread acts on it between steps."""
         self.carrying.wish(wish)
+
+    def _to_its_end(self, _keep: object) -> None:
+        self.carrying.carry_out()
 
 
 def _is_no_memory(error: BaseException) -> bool:

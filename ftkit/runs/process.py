@@ -42,7 +42,7 @@ class ProcessLaunch:
         self.resume = resume
         self._process: subprocess.Popen[bytes] | None = None
 
-    def begin(self) -> None:
+    def begin(self, keep: object = None) -> None:
         """Start the process and return."""
         self.folder.log.append("state", state="queued", detail=None, error=None)
         command = [sys.executable, "-P", "-m", "ftkit.runs.worker", str(self.folder.path)]
@@ -54,7 +54,8 @@ class ProcessLaunch:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), **_apart()
             )
         self.folder.claim(self._process.pid, self.folder.recipe().compute.launch)
-        threading.Thread(target=self._until_its_end, name="ftkit-process", daemon=True).start()
+        name = "ftkit-process"
+        threading.Thread(target=self._until_its_end, args=(keep,), name=name, daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -65,7 +66,7 @@ class ProcessLaunch:
         """Leave it in the folder."""
         self.folder.wishes().ask(wish)
 
-    def _until_its_end(self) -> None:
+    def _until_its_end(self, _keep: object) -> None:
         """Wait for the process; where it ended without a word, say how."""
         assert self._process is not None
         code = self._process.wait()

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,15 @@ from ftkit.runs.metrics import table
 from ftkit.runs.process import ProcessLaunch, see_to_its_end
 from ftkit.runs.summary import Progress, RunFailure, Summary
 from ftkit.runs.wishes import Wish
-from ftkit.train.checkpoints import Checkpoints
+from ftkit.train.checkpoints import Checkpoints, step_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ftkit.models.load import LoadedModel
 
-_here: dict[Path, Run] = {}
-"""The runs that this process has started, by folder."""
+_here: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
+"""The runs that this process has started, by folder, as long as they go on or somebody holds them."""
 
 
 class Run:
@@ -42,6 +43,7 @@ class Run:
         self._folder = folder
         self._launch: Launch | None = None
         self._opened: LoadedModel | None = None
+        self._opened_from: Path | None = None
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {self.status})"
@@ -230,16 +232,28 @@ class Run:
         """The model in this process, while it trains and after; take `loaded.gate.turn(...)` to use it."""
         return (self._launch.loaded if self._launch else None) or self._opened
 
+    @property
+    def loaded_step(self) -> int | None:
+        """The step of the checkpoint that `loaded` was read from; None where it is live, or the result."""
+        if self._opened is None or self.loaded is not self._opened or self._opened_from is None:
+            return None
+        return step_of(self._opened_from)
+
     def open_model(self, progress: Callable[[str, float | None], None] | None = None) -> LoadedModel:
         """The live model, or the result loaded from the run folder (its last checkpoint if it never ended).
+
+        A checkpoint that was loaded gives way to what has been saved since.
 
         Raises
         ------
         RunError
             When there is nothing saved to load.
         """
-        if self.loaded is None:
-            self._opened = self._load(progress)
+        if self.loaded is None or self._superseded():
+            saved = self._saved()
+            if self.loaded is None or saved != self._opened_from:
+                self._opened = None  # its memory goes before the next one is loaded
+                self._opened, self._opened_from = self._load(saved, progress), saved
         assert self.loaded is not None
         return self.loaded
 
@@ -259,14 +273,14 @@ class Run:
         return self._folder.log.summary()
 
     def _begin(self, *, resume: bool) -> None:
-        for other in _here.values():
+        for other in list(_here.values()):
             other.release_model()
         here = self.recipe.compute.launch == "thread"
         kind: type[Launch] = ThreadLaunch if here else ProcessLaunch
         launch = kind(self._folder, resume=resume)
         self._launch = launch
         _here[self.path] = self
-        launch.begin()
+        launch.begin(keep=self)
 
     def _steer(self, wish: Wish) -> None:
         if self._launch is not None and self._launch.alive:
@@ -310,21 +324,42 @@ class Run:
         # runs of older versions sealed nothing
         return manifest.fault(result, thorough=True) if (result / manifest.MANIFEST).exists() else None
 
-    def _load(self, progress: Callable[[str, float | None], None] | None) -> LoadedModel:
-        from ftkit.models.load import load_model
-        from ftkit.recipe import Model
+    def _superseded(self) -> bool:
+        """Whether something newer was saved since `loaded` was read from a checkpoint."""
         from ftkit.train.fit import output_folder
 
-        recipe = self.recipe
-        if recipe.objective.head == "score":
+        step = self.loaded_step
+        if step is None:
+            return False
+        result = output_folder(self.recipe, self.path)
+        return (result / manifest.MANIFEST).exists() or max(self.checkpoints, default=step) > step
+
+    def _saved(self) -> Path:
+        """The result, or the newest sound checkpoint."""
+        from ftkit.train.fit import output_folder
+
+        if self.recipe.objective.head == "score":
             raise RunError(
                 f"The run {self.name} trains a reward model: it scores replies and does not talk.",
                 "ftkit.models.load_scorer(run.path) loads it.",
             )
-        result = output_folder(recipe, self.path)
-        saved = result if self._output_fault() is None else self._folder.last_checkpoint()
+        if self._output_fault() is None:
+            return output_folder(self.recipe, self.path)
+        saved = self._folder.last_checkpoint()
+        if saved is None and self.active:
+            raise RunError(
+                f"The run {self.name} trains in another process and has saved no checkpoint yet.",
+                "Save one: run.save(), or Save now in the Monitor. Then ask again.",
+            )
         if saved is None:
             raise RunError(f"The run {self.name} has saved no model.", "Start it again, or resume it.")
+        return saved
+
+    def _load(self, saved: Path, progress: Callable[[str, float | None], None] | None) -> LoadedModel:
+        from ftkit.models.load import load_model
+        from ftkit.recipe import Model
+
+        recipe = self.recipe
         if recipe.method.saves == "model":
             return load_model(Model(source=str(saved)), recipe.compute, progress=progress)
         return load_model(recipe.model, recipe.compute, adapter=saved, progress=progress)

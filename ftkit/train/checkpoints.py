@@ -18,6 +18,12 @@ from ftkit import manifest
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint, by its folder's name; None for any other folder."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint that is there, sound or not."""
@@ -61,10 +67,8 @@ class Checkpoints:
 
     def all(self) -> list[Checkpoint]:
         """Those that are there, sound or not, oldest step first."""
-        found = (
-            (path, _NAME.fullmatch(path.name)) for path in self.folder.glob("checkpoint-*") if path.is_dir()
-        )
-        made = [Checkpoint(path, int(match[1])) for path, match in found if match]
+        found = ((path, step_of(path)) for path in self.folder.glob("checkpoint-*") if path.is_dir())
+        made = [Checkpoint(path, step) for path, step in found if step is not None]
         return sorted(made, key=lambda one: one.step)
 
     def at(self, step: int) -> Checkpoint:

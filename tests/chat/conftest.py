@@ -60,6 +60,7 @@ def run_of() -> Callable[..., Any]:
             name="demo",
             recipe=recipe or Recipe(),
             loaded=loaded,
+            loaded_step=None,
             active=False,
             status="finished",
             progress=SimpleNamespace(step=3, stage="Training"),

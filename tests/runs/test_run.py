@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,23 @@ def test_a_run_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
     assert run.status == "interrupted"
     with pytest.raises(RunError, match="process"):
         run.wait()
+
+
+def test_a_run_is_kept_while_it_goes_on_and_no_longer(recipe: Callable[..., ftkit.Recipe]) -> None:
+    run = ftkit.start(recipe(training__max_steps=2000, training__evals=0))
+    path, kept = run.path, weakref.ref(run)
+    until(lambda: ftkit.attach(path).loaded is not None)
+    del run
+    gc.collect()
+    again = ftkit.attach(path)
+    assert again is kept(), "it goes on: whoever attaches gets it, with its live model"
+    model = weakref.ref(again.open_model().model)
+    again.stop()
+    again.wait(60)
+    del again
+    until(lambda: gc.collect() >= 0 and kept() is None)
+    assert model() is None
+    assert ftkit.attach(path).status == "stopped"
 
 
 def test_attaching_to_no_run_says_so(tmp_path: Path) -> None:

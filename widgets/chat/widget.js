@@ -85,6 +85,7 @@ function replyView(which, actions) {
       if (live) return;
       const parts = [`${reply.tokens} token${reply.tokens === 1 ? "" : "s"}`];
       if (reply.tokens_per_second) parts.push(`${reply.tokens_per_second.toFixed(1)} tokens/s`);
+      if (reply.checkpoint != null) parts.push(`checkpoint of step ${reply.checkpoint.toLocaleString("en")}`);
       if (FINISH[reply.finish]) parts.push(FINISH[reply.finish]);
       setText(figures, parts.join(" · "));
       copyButton.hidden = reply.text === "";

@@ -445,6 +445,7 @@ def _shown(reply: Reply) -> dict[str, Any]:
         "tokens": reply.tokens,
         "tokens_per_second": round(reply.tokens_per_second, 2),
         "finish": reply.finish,
+        "checkpoint": reply.checkpoint,
     }
 
 
