@@ -10,13 +10,19 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+STALE = 3_600.0
+"""Seconds after which a file that is still half written will never be whole."""
+
+_HALF_WRITTEN = re.compile(r"\.[\w-]+\.\w+-[a-z0-9_]{8}")
 
 
 def sha256(path: Path) -> str:
@@ -126,6 +132,23 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync(path.parent)
+
+
+def sweep(place: Path, folders: Sequence[str] = ()) -> None:
+    """Delete what killed processes have left half made in `place`.
+
+    Parameters
+    ----------
+    folders
+        Names that nobody builds there now. (Files are deleted once nobody can still be writing them.)
+    """
+    with contextlib.suppress(OSError):
+        for path in place.glob(".*-????????"):
+            if _HALF_WRITTEN.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE:
+                path.unlink(missing_ok=True)
+        for name in folders:
+            for path in (*place.glob(f".{name}-????????"), *place.glob(f".{name}-old-????????")):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ftkit.errors import RunError
 from ftkit.folders import is_there, resolved
-from ftkit.manifest import write_whole
+from ftkit.manifest import sweep, write_whole
 from ftkit.recipe import Recipe
 from ftkit.redact import redact
 from ftkit.runs.events import EventLog
@@ -35,6 +35,7 @@ SILENCE = 300.0
 
 
 _LONGEST_RECIPE = 1 << 20
+_A_MOMENT = 0.25
 
 
 class RunFolder:
@@ -103,6 +104,7 @@ class RunFolder:
                 else "ftkit.list_runs() shows the runs there are."
             )
             raise RunError(f"{folder.path} is not a run folder.", advice)
+        sweep(folder.path)
         return folder
 
     def recipe(self) -> Recipe:
@@ -168,6 +170,7 @@ class RunFolder:
                 "Attach to it with ftkit.attach(), or stop it there first.",
             ) from None
         try:
+            sweep(self.path, folders=("adapter", "model"))
             yield
         finally:
             lock.release()
@@ -213,10 +216,13 @@ class RunFolder:
             return False
 
     def _locked(self) -> bool:
-        """Whether somebody on this machine carries out the run."""
+        """Whether somebody on this machine carries out the run.
+
+        One who asks holds the lock for a moment: who asks at the same time must not take that for a run.
+        """
         lock = FileLock(self.path / ".lock", thread_local=False)
         try:
-            with lock.acquire(timeout=0):
+            with lock.acquire(timeout=_A_MOMENT, poll_interval=_A_MOMENT / 50):
                 return False
         except Timeout:
             return True
