@@ -46,7 +46,7 @@ def start_from_directions(model: Any, init: str, rank: int) -> None:
         if getattr(layer, "fan_in_fan_out", False):
             weight = weight.T
         if init == "pissa":
-            b, a = _singular(weight / layer.scaling["default"], rank)
+            b, a = leading(weight / layer.scaling["default"], rank)
         else:  # the paper leaves the scale out
             b, a = _orthogonal(weight, rank)
         first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -57,7 +57,7 @@ def start_from_directions(model: Any, init: str, rank: int) -> None:
         second.register_hook(_columns(rank))
 
 
-def _singular(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def leading(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B0 (outputs, rank) and A0 (rank, inputs) whose product is the best of that rank (arXiv:2404.02948)."""
     u, s, v = torch.svd_lowrank(weight, q=min(rank + 8, *weight.shape), niter=_POWER_ITERATIONS)
     root = s[:rank].sqrt()

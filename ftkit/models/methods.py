@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ftkit.errors import ModelError
+from ftkit.models import half_quadratic
 from ftkit.models.load import LoadedModel
 from ftkit.models.quiet import quiet
 from ftkit.recipe import (
@@ -64,7 +65,11 @@ def _linears(model: Any) -> list[str]:
 
     output = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D)
-    return [name for name, part in model.named_modules() if isinstance(part, kinds) and part is not output]
+    return [
+        name
+        for name, part in model.named_modules()
+        if (isinstance(part, kinds) or half_quadratic.is_one(part)) and part is not output
+    ]
 
 
 def _trainable(model: Any) -> list[tuple[Any, bool]]:
@@ -115,6 +120,8 @@ def _layers(loaded: LoadedModel, method: OnLayers) -> dict[str, Any]:
         settings["layers_to_transform"] = list(method.layers_to_transform)
         # PEFT takes layer numbers with names of layers only
         targets = linear_names(loaded.model) if isinstance(targets, str) else targets
+    if isinstance(targets, str) and any(half_quadratic.is_one(part) for part in loaded.model.modules()):
+        targets = linear_names(loaded.model)  # which PEFT does not take for linear layers by itself
     _known(loaded, () if isinstance(targets, str) else tuple(targets), "target_modules")
     _known(loaded, method.modules_to_save, "modules_to_save")
     settings["target_modules"] = targets if isinstance(targets, str) else list(targets)
@@ -249,6 +256,11 @@ def _prepare(loaded: LoadedModel, model: Any, method: Adapter, batches: Batches 
         from ftkit.models.directions import start_from_directions
 
         start_from_directions(model, method.init, method.rank)
+    if isinstance(method, LoRA) and method.init == "loftq":
+        from ftkit.models.load import read_whole
+        from ftkit.models.loftq import start_from_losses
+
+        start_from_losses(model, read_whole(loaded))
     if isinstance(method, LoRA) and method.init == "eva":
         if batches is None:
             raise ValueError("its first values come from the training rows, and there are none")

@@ -52,10 +52,11 @@ class LoRA(OnLayers):
     """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
     use_dora: bool = False
     """Learn magnitude and direction apart (DoRA, arXiv:2402.09353): slower, sometimes better."""
-    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = "default"
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = "default"
     """First values: random and zero (`default`, `gaussian`), the weights' main directions (`pissa`,
-    arXiv:2404.02948; `olora`, arXiv:2406.01775), or those of the data's activations (`eva`,
-    arXiv:2410.07170). PiSSA and OLoRA save an adapter of twice the rank; the model itself stays as it was."""
+    arXiv:2404.02948; `olora`, arXiv:2406.01775), those of the data's activations (`eva`, arXiv:2410.07170),
+    or what quantization has lost of the weights (`loftq`, arXiv:2310.08659). PiSSA and OLoRA save an adapter
+    of twice the rank; the model itself stays as it was."""
     loraplus_ratio: Annotated[float, Field(ge=1.0)] | None = None
     """Learning rate of the B matrices, as a multiple of the A matrices' (LoRA+, arXiv:2402.12354). Empty: the
     same for both."""

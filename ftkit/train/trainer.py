@@ -352,6 +352,7 @@ def arguments_of(
         metric_for_best_model="loss",  # what the plateau of a schedule is seen by
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
+        fp16=loaded.dtype == "float16",  # a scaled loss: small gradients are below float16
         eval_strategy="steps" if evaluates else "no",
         eval_steps=max(1, math.ceil(steps / training.evals)) if evaluates else None,
         eval_on_start=evaluates,

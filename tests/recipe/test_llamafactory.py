@@ -343,7 +343,7 @@ def test_a_secret_is_never_shown() -> None:
         ({"save_total_limit": 3}, "output.keep_checkpoints", 3),
         (
             {"load_best_model_at_end": True, "val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0.5},
-            "output.keep_best",
+            "training.keep_best",
             True,
         ),
         ({"template": "chatml"}, "data.template", "chatml"),

@@ -223,5 +223,4 @@ def _compute(recipe: Recipe) -> dict[str, Any]:
 
 def _output(recipe: Recipe) -> dict[str, Any]:
     output = recipe.output
-    best = {"load_best_model_at_end": True} if output.keep_best and recipe.training.evals else {}
-    return {"output_dir": str(output.folder / output.name) if output.name else str(output.folder), **best}
+    return {"output_dir": str(output.folder / output.name) if output.name else str(output.folder)}

@@ -298,7 +298,7 @@ def optimizer_setting(key: Key, value: str | tuple[str, ...], given: Given) -> O
     if "all" in ((value,) if isinstance(value, str) else value):
         return Holds("every linear layer")
     assert key.to is not None
-    return Sets({key.to: value})
+    return Sets({key.to: [value] if isinstance(value, str) else list(value)})
 
 
 @_rule
@@ -337,7 +337,7 @@ def with_evals(key: Key, value: float, given: Given) -> Outcome:
 @_rule
 def saves(key: Key, value: str, given: Given) -> Outcome:
     if value == "best":
-        return Sets({"output.keep_best": True})
+        return Sets({"training.keep_best": True})
     return _times("checkpoints", value, given.get("save_steps"), given)
 
 
@@ -346,15 +346,6 @@ def with_saves(key: Key, value: float, given: Given) -> Outcome:
     if given.get("save_strategy") != "steps":
         return Left("read where save_strategy is steps")
     return _times("checkpoints", "steps", value, given)
-
-
-@_rule
-def keep_best(key: Key, value: bool, given: Given) -> Outcome:
-    if not value:
-        return _OFF
-    return Sets(
-        {"output.keep_best": True}, "the best checkpoint is kept; what is saved at the end is the last"
-    )
 
 
 def _times(name: str, strategy: str, each: float, given: Given) -> Outcome:
