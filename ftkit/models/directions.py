@@ -53,8 +53,13 @@ def start_from_directions(model: Any, init: str, rank: int) -> None:
         with torch.no_grad():
             first.copy_(torch.cat([a, a]))
             second.copy_(torch.cat([b, -b], dim=1))
-        first.register_hook(_rows(rank))
-        second.register_hook(_columns(rank))
+        hold(first, second, rank)
+
+
+def hold(first: torch.Tensor, second: torch.Tensor, rank: int) -> None:
+    """Let only the first `rank` rows of A and columns of B learn."""
+    first.register_hook(_rows(rank))
+    second.register_hook(_columns(rank))
 
 
 def leading(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ftkit.errors import ModelError
@@ -103,7 +104,7 @@ def _config(loaded: LoadedModel, method: Adapter) -> Any:
 
     kind, settings = _settings(method, loaded)
     if isinstance(method, OnLayers):
-        settings |= _layers(loaded, method)
+        settings = _layers(loaded, method) | settings
     return getattr(peft, kind)(task_type="SEQ_CLS" if loaded.head == "score" else "CAUSAL_LM", **settings)
 
 
@@ -126,6 +127,16 @@ def _layers(loaded: LoadedModel, method: OnLayers) -> dict[str, Any]:
     _known(loaded, method.modules_to_save, "modules_to_save")
     settings["target_modules"] = targets if isinstance(targets, str) else list(targets)
     return settings
+
+
+def _targeted(loaded: LoadedModel, method: OnLayers) -> list[str]:
+    """Paths of the linear layers that get an adapter."""
+    names = method.target_modules
+    return [
+        path
+        for path in _linears(loaded.model)
+        if isinstance(names, str) or any(path == name or path.endswith(f".{name}") for name in names)
+    ]
 
 
 def _known(loaded: LoadedModel, names: tuple[str, ...], field: str) -> None:
@@ -157,6 +168,13 @@ def _(method: LoRA, loaded: LoadedModel) -> tuple[str, dict[str, Any]]:
                 "method.modules_to_save (lm_head) would both train"
             )
         settings["trainable_token_indices"] = sorted(set(tokens))
+    if method.stack_on is not None:
+        from ftkit.models import stacked
+
+        below = stacked.read(Path(method.stack_on).expanduser())
+        settings |= stacked.settings(
+            below, _targeted(loaded, method), method.rank, method.alpha / method.rank
+        )
     if method.init == "eva":
         from peft import EvaConfig
 
@@ -256,6 +274,10 @@ def _prepare(loaded: LoadedModel, model: Any, method: Adapter, batches: Batches 
         from ftkit.models.directions import start_from_directions
 
         start_from_directions(model, method.init, method.rank)
+    if isinstance(method, LoRA) and method.stack_on is not None:
+        from ftkit.models import stacked
+
+        stacked.fill(model, stacked.read(Path(method.stack_on).expanduser()))
     if isinstance(method, LoRA) and method.init == "loftq":
         from ftkit.models.load import read_whole
         from ftkit.models.loftq import start_from_losses

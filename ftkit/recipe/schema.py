@@ -360,6 +360,11 @@ class Recipe(Section):
                     f"training.weight_decay does not go with method.init {method.init!r}: it would pull the "
                     "model's own main directions towards zero"
                 )
+        if isinstance(method, LoRA) and method.stack_on is not None and self.training.weight_decay:
+            raise ValueError(
+                "training.weight_decay does not go with method.stack_on: it would pull the adapter below, "
+                "which stays as it is, towards zero"
+            )
         if isinstance(method, PromptTuning | PrefixTuning):
             if self.objective.type == "reward":
                 raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ from transformers import TrainerControl, TrainerState
 
 from ftkit.errors import RecipeError, RunError
 from ftkit.recipe import Recipe
+from ftkit.recipe import optimizers as recipe_optimizers
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
+from ftkit.train.fit import check_machine
 from ftkit.train.keeping import Best
 from ftkit.train.noise import Noise
 
@@ -122,7 +126,9 @@ def test_badam_moves_one_layer_at_a_time(learn: Learn, mode: str, turns: list[in
             assert any(not torch.equal(p, old) for p, old in pairs) == (number == turn)
 
 
-def test_adam_mini_keeps_one_second_moment_for_each_head(learn: Learn) -> None:
+def test_adam_mini_keeps_one_second_moment_for_each_head(
+    learn: Learn, tiny_model_folder: Callable[..., Path]
+) -> None:
     if reason := optimizers.why_not("adam_mini"):
         pytest.skip(reason)
     source = {"head_dim": 16}  # four heads of 16 in a width of 32
@@ -294,6 +300,8 @@ def test_what_does_not_go_together_is_named(changes: dict[str, Any], words: tupl
 
 
 def test_a_package_that_is_missing_is_named(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match="pytorch-optimizer"):
+    monkeypatch.setattr(recipe_optimizers, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"training\.optimizer 'lion' needs the package pytorch-optimizer"):
         learn(training={"optimizer": "lion"}, method={"rank": 2})
+    with pytest.raises(RunError, match="pytorch-optimizer"):  # before the data or a model is looked for
+        check_machine(Recipe(training={"optimizer": "lion"}))

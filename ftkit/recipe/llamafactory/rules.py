@@ -72,7 +72,19 @@ def _rule(function: Callable[[Key, Any, Given], Outcome]) -> Callable[[Key, Any,
 def adapter(key: Key, value: tuple[str, ...], given: Given) -> Outcome:
     if len(value) > 1:
         return Wrong("ftkit goes on from one adapter.", "Merge the others into the model first.")
-    return Sets({"method.start_from": value[0]}) if value else _OFF
+    if not value:
+        return _OFF
+    above = given.values.get("create_new_adapter") and given.method == "lora"
+    return Sets({"method.stack_on" if above else "method.start_from": value[0]})
+
+
+@_rule
+def new_adapter(key: Key, value: bool, given: Given) -> Outcome:
+    if not value or not given.values.get("adapter_name_or_path"):
+        return _OFF
+    if given.method != "lora":
+        return Left("an adapter of this kind goes on being trained; merge it into the model for a new one")
+    return Sets({}, "a new adapter above the one in adapter_name_or_path (method.stack_on)")
 
 
 @_rule
