@@ -20,6 +20,7 @@ OptimizerName = Literal[
     "badam",
     "adam_mini",
     "ademamix",
+    "sophia",
     "schedule_free",
     "adamw_8bit",
     "paged_adamw_8bit",
@@ -136,6 +137,11 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         {**_BETAS, "beta3": 0.9999, "alpha": 5.0},
         "pytorch-optimizer",
         12.0,
+    ),
+    "sophia": OptimizerKind(
+        "Steps by how sharply the loss bends, measured now and then (arXiv:2305.14342).",
+        {"beta1": 0.965, "beta2": 0.99, "rho": 0.04, "update_interval": 10},
+        "pytorch-optimizer",
     ),
     "schedule_free": OptimizerKind(
         "AdamW that averages instead of lowering its rate (arXiv:2405.15682).",

@@ -394,6 +394,17 @@ class Recipe(Section):
                 f"training.optimizer {name!r} does not go with method {method.type!r}: it works on the "
                 "model's own matrices, which only method full or freeze trains"
             )
+        others = {
+            f"objective {self.objective.type!r}": self.objective.type not in ("sft", "pretraining"),
+            f"compute.processes ({self.compute.processes})": self.compute.processes > 1,
+            "compute.dtype 'float16'": self.compute.dtype == "float16",
+        }
+        for other, given in others.items():
+            if name == "sophia" and given:
+                raise ValueError(
+                    f"training.optimizer 'sophia' does not go with {other}: it draws tokens from what the "
+                    "model says of a whole batch of texts"
+                )
         if kind.by_layers and self.compute.processes > 1:
             raise ValueError(
                 f"training.optimizer {name!r} does not go with compute.processes "

@@ -24,6 +24,8 @@ from ftkit.train.blockwise import LayerByLayer
 
 _NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """As in transformers' Trainer."""
+_NEVER = 2**62
+"""Steps between two estimates that a package would make by itself."""
 Groups = list[dict[str, Any]]
 Settings = Mapping[str, Any]
 
@@ -222,6 +224,34 @@ def _ademamix(groups: Groups, settings: Settings, model: Any) -> Any:
     return kind(groups, betas=betas, alpha=settings["alpha"], weight_decouple=True)
 
 
+def _sophia(groups: Groups, settings: Settings, model: Any) -> Any:
+    kind = importlib.import_module("pytorch_optimizer").SophiaH
+
+    class Sophia(kind):
+        """Takes `curvature`, one tensor for each parameter, where `due`; the package's own estimate needs
+        second derivatives."""
+
+        curvature: list[torch.Tensor] | None = None
+
+        @property
+        def due(self) -> bool:
+            taken = self.param_groups[0].get("step", 0)
+            return self.curvature is None and taken % settings["update_interval"] == 0
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            found, self.curvature = self.curvature, None
+            # clip(m / max(rho h, eps), 1): h counts rho times
+            scaled = None if found is None else [settings["rho"] * one for one in found]
+            done = super().step(closure, hessian=scaled)
+            for state in self.state.values():
+                state.pop("hessian", None)
+            return done
+
+    Sophia.__name__ = kind.__name__
+    return Sophia(groups, **_adam(settings), p=1.0, update_period=_NEVER)
+
+
 def _adagrad(groups: Groups, settings: Settings, model: Any) -> Any:
     return torch.optim.Adagrad(groups, **settings)
 
@@ -241,6 +271,7 @@ _MAKERS: Mapping[str, Callable[[Groups, Settings, Any], Any]] = {
     "badam": _badam,
     "adam_mini": _adam_mini,
     "ademamix": _ademamix,
+    "sophia": _sophia,
     "schedule_free": _schedule_free,
     "adamw_8bit": _bitsandbytes("AdamW8bit"),
     "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),

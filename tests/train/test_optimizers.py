@@ -12,17 +12,19 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from ftkit.errors import RecipeError, RunError
+from ftkit.fast.logprobs import choose
 from ftkit.recipe import Recipe
 from ftkit.recipe import optimizers as recipe_optimizers
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
+from ftkit.train.curvature import curvature
 from ftkit.train.fit import check_machine
 from ftkit.train.keeping import Best
 from ftkit.train.noise import Noise
 
 from .conftest import Events, Learn
 
-RATES = {"sgd": 0.3, "lion": 1e-3, "lion_8bit": 1e-3, "schedule_free": 2e-2}
+RATES = {"sgd": 0.3, "lion": 1e-3, "lion_8bit": 1e-3, "sophia": 1e-3, "schedule_free": 2e-2}
 WHOLE = {name: kind for name, kind in OPTIMIZERS.items() if kind.whole_matrices}
 
 
@@ -146,6 +148,34 @@ def test_adam_mini_keeps_one_second_moment_for_each_head(
     assert groups[id(attention.q_proj.weight)]["lr"] == 0.5 * 2e-4
     assert groups[id(loaded.model.model.layers[1].input_layernorm.weight)]["weight_decay"] == 0
     assert optimizer.param_groups[0]["lr"] == 2e-4
+
+
+def test_the_curvature_is_that_of_the_gauss_newton_matrix(learn: Learn) -> None:
+    loaded, _ = learn(training={"max_steps": 1}, method="full")
+    model, way = loaded.model.eval(), choose(loaded.model)
+    ids = torch.arange(5, 9)[None]
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.arange(4)[None],
+        "cu_seqlens": torch.tensor([0, 4], dtype=torch.int32),
+    }
+    norm = model.model.norm.weight
+    with torch.no_grad():
+        hidden = model.model(ids).last_hidden_state[0, :-1] / norm
+
+    def logits(weight: torch.Tensor) -> torch.Tensor:
+        return (hidden * weight) @ model.lm_head.weight.T
+
+    slopes = torch.func.jacrev(logits)(norm.detach())  # (tokens, words, width)
+    chances = logits(norm.detach()).softmax(-1)
+    mean = torch.einsum("tv,tvw->tw", chances, slopes)
+    exact = (torch.einsum("tv,tvw->tw", chances, slopes**2) - mean**2).mean(0)
+    torch.manual_seed(0)
+    norm.grad = torch.ones_like(norm)
+    found = torch.stack([curvature(model, way, batch, [norm])[0] for _ in range(1500)]).mean(0)
+    assert torch.equal(norm.grad, torch.ones_like(norm))
+    assert (found.sum() / exact.sum() - 1).abs() < 0.1
 
 
 def test_galore_projects_the_modules_that_are_named(learn: Learn) -> None:
@@ -280,6 +310,7 @@ def test_the_best_weights_come_back_at_the_end() -> None:
             ("training.lr_scheduler_kwargs.power", "cosine"),
         ),
         ({"training": {"optimizer": "schedule_free"}}, ("'schedule_free'", "training.lr_scheduler")),
+        ({"training": {"optimizer": "sophia"}, "objective": "dpo"}, ("'sophia'", "objective 'dpo'")),
         ({"training": {"keep_best": True, "evals": 0}}, ("training.keep_best", "training.evals")),
         ({"training": {"keep_best": True, "ema_decay": 0.9}}, ("training.keep_best", "training.ema_decay")),
         (
