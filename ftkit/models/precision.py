@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ftkit.errors import ModelError
 from ftkit.models.device import Device
-from ftkit.recipe import Compute, Model
+from ftkit.recipe import Compute, Model, extras
 
 BYTES: Mapping[str, float] = {
     "8bit": 1.06,
@@ -43,8 +42,7 @@ def available(device: Device) -> dict[str, str]:
         )
     for name in BYTES:
         package, extra = ("hqq", "hqq") if name.startswith("hqq") else (_PACKAGES[name], "quantization")
-        missing = find_spec(package) is None
-        found[name] = f"needs the package {package}: pip install 'ftkit[{extra}]'" if missing else ""
+        found[name] = extras.missing(package, extra)
     if not device.native_fp8:
         found["fp8"] = "needs a GPU that computes in fp8 (compute capability 8.9 or newer)"
     return found
@@ -144,7 +142,7 @@ def check_packed(found: Packed | None, config: Model, name: str) -> None:
             f"The weights of {name} are packed by {found.name}, which transformers does not read any more.",
             "Name the model with whole weights, and set model.quantization to hqq4 or hqq8.",
         )
-    missing = [one for one in _CHECKPOINTS.get(found.method, ()) if find_spec(one) is None]
+    missing = [one for one in _CHECKPOINTS.get(found.method, ()) if extras.missing(one, "")]
     if missing:
         raise ModelError(
             f"The weights of {name} are packed by {found.name}. Reading them needs "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
-from importlib.util import find_spec
 from typing import Any, Literal
+
+from ftkit.recipe import extras
 
 OptimizerName = Literal[
     "adamw",
@@ -168,19 +168,6 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
     ),
 }
 _ABOVE_0 = ("rank", "update_interval", "switch_interval", "ns_steps")
-_MODULES = {"pytorch-optimizer": "pytorch_optimizer", "apollo-torch": "apollo_torch"}
-
-
-def why_not(name: str) -> str:
-    """Why an optimizer cannot be had on this machine; empty where it can."""
-    package = OPTIMIZERS[name].package
-    if package and find_spec(_MODULES.get(package, package)) is None:
-        return f"needs the package {package}: pip install 'ftkit[optimizers]'"
-    if name == "muon" and tuple(int(part) for part in metadata.version("torch").split(".")[:2]) < (2, 9):
-        return "needs torch 2.9 or newer"
-    return ""
-
-
 _MIN_RATE = {"min_lr": None, "min_lr_rate": None, "num_cycles": 0.5}
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "linear": {},
@@ -203,6 +190,14 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "reduce_lr_on_plateau": {"factor": 0.5, "patience": 1, "threshold": 1e-4, "min_lr": 0.0},
 }
 """Settings of each schedule with their defaults: the keys of `training.lr_scheduler_kwargs`."""
+_ABOVE_0 = ("rank", "update_interval", "switch_interval", "ns_steps")
+
+
+def why_not(name: str) -> str:
+    """Why an optimizer cannot be had on this machine; empty where it can."""
+    if name == "muon":
+        return extras.older("torch", (2, 9))
+    return extras.missing(OPTIMIZERS[name].package, "optimizers")
 
 
 def check_settings(

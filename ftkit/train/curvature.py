@@ -1,8 +1,8 @@
 """How sharply the loss bends along each weight, estimated for Sophia (arXiv:2305.14342).
 
-The Gauss-Newton-Bartlett estimate: of tokens that are drawn from what the model itself says, in place of those
-of the rows, the mean loss has a gradient g, and n g² of n tokens is on average the diagonal of the
-Gauss-Newton matrix. It takes a pass forward and one back more, and no second derivatives.
+The Gauss-Newton-Bartlett estimate: of tokens that are drawn from what the model itself says, in place of
+those of the rows, the mean loss has a gradient g, and n g² of n tokens is on average the diagonal of the
+Gauss-Newton matrix. It takes two passes forward and one back more, and no second derivatives.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ftkit.models import (
     save_adapter,
 )
 from ftkit.models.device import Device
-from ftkit.recipe import Compute, FullFineTuning, LoRA, Model, Recipe
+from ftkit.recipe import Compute, FullFineTuning, LoRA, Model, Recipe, extras
 
 KINDS = {"8bit": 0.02, "4bit": 0.15, "int8": 0.02, "hqq8": 0.02, "hqq4": 0.15, "hqq3": 0.3, "hqq2": 0.6}
 """How far logits may lie from those of the whole weights."""
@@ -88,7 +88,7 @@ def test_an_adapter_learns_on_few_bits_and_comes_back(kind: str, source: str, tm
 def test_what_is_missing_is_refused_before_the_model_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, kind: str, words: str
 ) -> None:
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=words):
         load_model(Model(source="no/such-model", quantization=kind), Compute(device="cpu"))
     said = estimate(Recipe(model={"quantization": kind}, compute={"device": "cpu"}))
@@ -150,7 +150,7 @@ def test_packed_weights_are_recognised_and_what_they_need_is_named(
 ) -> None:
     said, name, needs = PACKED[kind]
     folder = packed_copy(source, tmp_path / "model", said)
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ModelError) as caught:
         load_model(Model(source=str(folder)), Compute(device="cpu"))
     assert name in caught.value.message

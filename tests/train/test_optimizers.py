@@ -13,8 +13,7 @@ from transformers import TrainerControl, TrainerState
 
 from ftkit.errors import RecipeError, RunError
 from ftkit.fast.logprobs import choose
-from ftkit.recipe import Recipe
-from ftkit.recipe import optimizers as recipe_optimizers
+from ftkit.recipe import Recipe, extras
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
 from ftkit.train.curvature import curvature
@@ -173,9 +172,9 @@ def test_the_curvature_is_that_of_the_gauss_newton_matrix(learn: Learn) -> None:
     exact = (torch.einsum("tv,tvw->tw", chances, slopes**2) - mean**2).mean(0)
     torch.manual_seed(0)
     norm.grad = torch.ones_like(norm)
-    found = torch.stack([curvature(model, way, batch, [norm])[0] for _ in range(1500)]).mean(0)
+    found = torch.stack([curvature(model, way, batch, [norm])[0] for _ in range(400)]).mean(0)
     assert torch.equal(norm.grad, torch.ones_like(norm))
-    assert (found.sum() / exact.sum() - 1).abs() < 0.1
+    assert (found.sum() / exact.sum() - 1).abs() < 0.15
 
 
 def test_galore_projects_the_modules_that_are_named(learn: Learn) -> None:
@@ -331,7 +330,7 @@ def test_what_does_not_go_together_is_named(changes: dict[str, Any], words: tupl
 
 
 def test_a_package_that_is_missing_is_named(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe_optimizers, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"training\.optimizer 'lion' needs the package pytorch-optimizer"):
         learn(training={"optimizer": "lion"}, method={"rank": 2})
     with pytest.raises(RunError, match="pytorch-optimizer"):  # before the data or a model is looked for
