@@ -233,7 +233,7 @@ def check_settings(
         allowed = (choices or {}).get(name)
         if allowed and value not in allowed:
             raise ValueError(f"{path}.{name}: {value!r} is none of {', '.join(allowed)}")
-        if name in _ABOVE_0 and (value < 1 or value != int(value)):
+        if name in _ABOVE_0 and not (value >= 1 and float(value).is_integer()):
             raise ValueError(f"{path}.{name}: {value!r} is no whole number above 0")
-        if name == "start_block" and value is not None and (value < 0 or value != int(value)):
+        if name == "start_block" and value is not None and not (value >= 0 and float(value).is_integer()):
             raise ValueError(f"{path}.{name}: {value!r} is no number of a layer, counted from 0")

@@ -226,30 +226,8 @@ def _ademamix(groups: Groups, settings: Settings, model: Any) -> Any:
 
 def _sophia(groups: Groups, settings: Settings, model: Any) -> Any:
     kind = importlib.import_module("pytorch_optimizer").SophiaH
-
-    class Sophia(kind):
-        """Takes `curvature`, one tensor for each parameter, where `due`; the package's own estimate needs
-        second derivatives."""
-
-        curvature: list[torch.Tensor] | None = None
-
-        @property
-        def due(self) -> bool:
-            taken = self.param_groups[0].get("step", 0)
-            return self.curvature is None and taken % settings["update_interval"] == 0
-
-        @torch.no_grad()
-        def step(self, closure: Any = None) -> Any:
-            found, self.curvature = self.curvature, None
-            # clip(m / max(rho h, eps), 1): h counts rho times
-            scaled = None if found is None else [settings["rho"] * one for one in found]
-            done = super().step(closure, hessian=scaled)
-            for state in self.state.values():
-                state.pop("hessian", None)
-            return done
-
-    Sophia.__name__ = kind.__name__
-    return Sophia(groups, **_adam(settings), p=1.0, update_period=_NEVER)
+    made = _with_curvature(kind, settings["update_interval"], settings["rho"])
+    return made(groups, **_adam(settings), p=1.0, update_period=_NEVER)
 
 
 def _adagrad(groups: Groups, settings: Settings, model: Any) -> Any:
@@ -410,6 +388,30 @@ def _noticed(kind: Any) -> Any:
 
     Noticed.__name__ = kind.__name__
     return Noticed
+
+
+def _with_curvature(kind: Any, interval: int, rho: float) -> Any:
+    """Sophia, which takes `curvature`, a tensor for each parameter, where `due`: its own estimate needs
+    second derivatives."""
+
+    class WithCurvature(kind):
+        curvature: list[torch.Tensor] | None = None
+
+        @property
+        def due(self) -> bool:
+            return self.curvature is None and self.param_groups[0].get("step", 0) % interval == 0
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            found, self.curvature = self.curvature, None
+            # clip(m / max(rho h, eps), 1): h counts rho times
+            done = super().step(closure, hessian=None if found is None else [rho * one for one in found])
+            for state in self.state.values():
+                state.pop("hessian", None)
+            return done
+
+    WithCurvature.__name__ = kind.__name__
+    return WithCurvature
 
 
 # Schedules

@@ -132,8 +132,8 @@ def test_adam_mini_keeps_one_second_moment_for_each_head(
 ) -> None:
     if reason := optimizers.why_not("adam_mini"):
         pytest.skip(reason)
-    source = {"head_dim": 16}  # four heads of 16 in a width of 32
-    loaded, _ = learn(training={"max_steps": 1}, method="full", model={"source": str(learn.folder(**source))})
+    folder = tiny_model_folder(head_dim=16)  # four heads of 16 in a width of 32
+    loaded, _ = learn(training={"max_steps": 1}, method="full", model={"source": str(folder)})
     settings = {"optimizer": "adam_mini", "layerwise_decay": 0.5, "weight_decay": 0.1}
     optimizer = optimizers.create(loaded.model, Recipe(method="full", training=settings))
     loaded.model(torch.arange(5, 20)[None], labels=torch.arange(5, 20)[None]).loss.backward()
