@@ -349,6 +349,15 @@ class Recipe(Section):
                 f"model.quantization {bits!r} does not go with method.init {method.init!r}, which takes the "
                 "weights apart"
             )
+        if bits is not None and bits.startswith("hqq") and method.type in ("adalora", "ia3"):
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method {method.type!r}, which knows other "
+                "layers only: choose lora, or quantization 4bit"
+            )
+        if bits == "8bit" and isinstance(method, LoRA) and method.use_dora:
+            raise ValueError(
+                "model.quantization '8bit' does not go with method.use_dora: take int8, 4bit or hqq8"
+            )
         if isinstance(method, LoRA) and method.init == "loftq" and (bits is None or method.use_dora):
             other = "method.use_dora" if bits is not None else "whole weights: set model.quantization"
             raise ValueError(f"method.init 'loftq' does not go with {other}")
