@@ -15,7 +15,7 @@ from typing import Any
 
 from ftkit.errors import ModelError
 from ftkit.models.load import LoadedModel
-from ftkit.models.methods import Batches, agrees, free, with_adapter
+from ftkit.models.methods import Batches, agrees, free, why_not, with_adapter
 from ftkit.models.quiet import quiet
 from ftkit.models.starter import STARTER
 from ftkit.recipe import Adapter, Freeze, Method
@@ -55,6 +55,8 @@ def apply_method(loaded: LoadedModel, method: Method, batches: Batches | None = 
             f"{method.type!r} cannot train.",
             "Train an adapter: method.type lora. Or name the model with whole weights.",
         )
+    if reason := why_not(method, loaded.quantization, loaded.dtype):
+        raise ModelError(f"{reason}.", "Set compute.dtype to float32, or choose another method.")
     if isinstance(method, Adapter):
         if method.start_from is not None:
             _go_on(loaded, method, method.start_from)

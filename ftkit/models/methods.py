@@ -19,6 +19,7 @@ from ftkit.recipe import (
     Adapter,
     Freeze,
     LoRA,
+    Method,
     OnLayers,
     PrefixTuning,
     PromptTuning,
@@ -28,6 +29,23 @@ from ftkit.recipe import (
 _DIRECTIONS = ("pissa", "olora")
 Batches = Iterable[Mapping[str, Any]]
 """Padded batches of token ids and attention masks, for first values that come from the data."""
+
+
+def why_not(method: Method, quantization: str, dtype: str) -> str:
+    """Why a method cannot be trained on layers in few bits in this precision; empty where it can.
+
+    Parameters
+    ----------
+    quantization, dtype
+        As in `LoadedModel`.
+    """
+    of_bitsandbytes = quantization in ("4bit", "8bit") or quantization.startswith("bitsandbytes")
+    if isinstance(method, IA3) and of_bitsandbytes and dtype != "float32":
+        return (
+            f"method.type 'ia3' on weights in few bits ({quantization}) needs compute.dtype 'float32': its "
+            f"layers put out float32 beside {dtype}"
+        )
+    return ""
 
 
 def with_adapter(loaded: LoadedModel, method: Adapter, batches: Batches | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,8 @@ def settle(model: Any, config: Model, dtype: Any, device: Device) -> None:
         from ftkit.models.half_quadratic import quantize
 
         quantize(model, int(config.quantization[3:]), dtype, device.kind)
+    # it would say at every product that inputs are rounded
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for module in model.modules():
         # bitsandbytes would lay its 4-bit weights out anew at the first pass without a gradient, on
         # processors with AVX512-BF16, in a form that has no backward pass

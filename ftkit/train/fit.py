@@ -17,7 +17,7 @@ from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
-from ftkit.errors import RunError
+from ftkit.errors import ModelError, RunError
 from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
 from ftkit.recipe.optimizers import why_not
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
@@ -188,14 +188,19 @@ def check_machine(recipe: Recipe) -> None:
         With the reason.
     """
     from ftkit.models import precision
-    from ftkit.models.load import pick_device
+    from ftkit.models.load import pick_device, pick_dtype
+    from ftkit.models.methods import why_not as cannot_train
 
     name = recipe.training.optimizer
     if reason := why_not(name):
         raise RunError(
             f"training.optimizer {name!r} {reason}.", "Install it, or choose another training.optimizer."
         )
-    precision.check(recipe.model, recipe.compute, pick_device(recipe.compute))
+    device = pick_device(recipe.compute)
+    precision.check(recipe.model, recipe.compute, device)
+    dtype = pick_dtype(recipe.compute, device)
+    if reason := cannot_train(recipe.method, recipe.model.quantization or "", dtype):
+        raise ModelError(f"{reason}.", "Set compute.dtype to float32, or choose another method.")
 
 
 def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:

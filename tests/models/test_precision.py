@@ -24,7 +24,8 @@ from ftkit.models import (
     save_adapter,
 )
 from ftkit.models.device import Device
-from ftkit.recipe import Compute, FullFineTuning, LoRA, Model, Recipe, extras
+from ftkit.recipe import AdaLoRA, Compute, FullFineTuning, LoRA, Model, Recipe, extras
+from ftkit.train.fit import check_machine
 
 KINDS = {"8bit": 0.02, "4bit": 0.15, "int8": 0.02, "hqq8": 0.02, "hqq4": 0.15, "hqq3": 0.3, "hqq2": 0.6}
 """How far logits may lie from those of the whole weights."""
@@ -64,7 +65,7 @@ def test_an_adapter_learns_on_few_bits_and_comes_back(kind: str, source: str, tm
     }
     optimizer = torch.optim.AdamW([p for p in loaded.model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
-    for _ in range(5):
+    for _ in range(12):
         loss = -way(loaded.model, batch).mean()
         loss.backward()
         optimizer.step()
@@ -134,7 +135,7 @@ def test_scaled_gradients_in_float16_are_those_of_float32(source: str) -> None:
         scaler.unscale_(optimizer)
         found.append({name: p.grad for name, p in trained.items()})
     for name, grad in found[0].items():
-        assert (found[1][name] - grad).norm() <= 0.02 * grad.norm(), name
+        assert (found[1][name] - grad).norm() <= 0.05 * grad.norm(), name
 
 
 PACKED = {
@@ -245,6 +246,25 @@ def test_what_the_libraries_cannot_do_together_is_refused(kind: str | None, meth
         Recipe(model={"quantization": kind}, method=method)
     assert other in caught.value.message
     assert "model.quantization" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+def test_adapters_that_put_out_float32_beside_bfloat16(kind: str, source: str) -> None:
+    compute = {"device": "cpu", "dtype": "bfloat16"}
+    if reason := precision.available(probe("cpu"))[kind]:
+        pytest.skip(reason)
+    recipe = Recipe(model={"quantization": kind}, method="ia3", compute=compute)
+    with pytest.raises(ModelError, match=r"compute\.dtype 'float32'"):  # before anything is loaded
+        check_machine(recipe)
+    loaded = load_model(Model(source=source, quantization=kind), recipe.compute)
+    apply_method(loaded, AdaLoRA())
+    batch = {"input_ids": IDS, "labels": IDS, "attention_mask": torch.ones_like(IDS)}
+    batch |= {"position_ids": torch.arange(55)[None], "cu_seqlens": torch.tensor([0, 55], dtype=torch.int32)}
+    (-choose(loaded.model)(loaded.model, batch).mean()).backward()
+    trained = [p for p in loaded.model.parameters() if p.requires_grad and p.grad is not None]
+    assert sum(p.grad.abs().sum() for p in trained) > 0
+    loaded.model.eval()
+    assert logits(loaded.model).isfinite().all()
 
 
 def test_fewer_bits_need_less_memory() -> None:
