@@ -71,7 +71,6 @@ def _attention(
     cu_seqlens: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    query, key, value = _alike(query, key, value)
     if cu_seqlens is None:
         if attention_mask is None and not kwargs.get("softcap") and decoding.takes(query, key, value):
             return decoding.one_query(query, key, value, scaling), None
@@ -94,14 +93,6 @@ def _attention(
         keep=getattr(module, "ftkit_keep", True),
     )
     return out.transpose(1, 2), None
-
-
-def _alike(*of: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Tensors in one precision: adapters on layers in few bits may put out float32 beside bfloat16."""
-    kind, dtype = of[0].device.type, of[0].dtype
-    if torch.is_autocast_enabled(kind) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(kind)
-    return tuple(one.to(dtype) for one in of)
 
 
 def _capped(

@@ -39,11 +39,12 @@ def why_not(method: Method, quantization: str, dtype: str) -> str:
     quantization, dtype
         As in `LoadedModel`.
     """
-    of_bitsandbytes = quantization in ("4bit", "8bit") or quantization.startswith("bitsandbytes")
-    if isinstance(method, IA3) and of_bitsandbytes and dtype != "float32":
+    in_8, in_4 = (quantization in (f"{n}bit", f"bitsandbytes ({n} bits)") for n in (8, 4))
+    mixed = (isinstance(method, IA3) and (in_8 or in_4)) or (isinstance(method, AdaLoRA) and in_8)
+    if mixed and dtype != "float32":
         return (
-            f"method.type 'ia3' on weights in few bits ({quantization}) needs compute.dtype 'float32': its "
-            f"layers put out float32 beside {dtype}"
+            f"method.type {method.type!r} on weights in few bits ({quantization}) needs compute.dtype 'float32': "
+            f"its layers put out float32 beside {dtype}"
         )
     return ""
 
