@@ -43,8 +43,8 @@ def why_not(method: Method, quantization: str, dtype: str) -> str:
     mixed = (isinstance(method, IA3) and (in_8 or in_4)) or (isinstance(method, AdaLoRA) and in_8)
     if mixed and dtype != "float32":
         return (
-            f"method.type {method.type!r} on weights in few bits ({quantization}) needs compute.dtype 'float32': "
-            f"its layers put out float32 beside {dtype}"
+            f"method.type {method.type!r} on weights in few bits ({quantization}) needs compute.dtype "
+            f"'float32': its layers put out float32 beside {dtype}"
         )
     return ""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ftkit.models import LoadedModel, save_adapter
+from ftkit.models import LoadedModel, precision, probe, save_adapter
 from ftkit.recipe import Recipe
 from ftkit.train.optimizers import parameter_groups
 from ftkit.train.rank_budget import penalty
@@ -59,6 +59,18 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
         torch.testing.assert_close(
             found[name], value, rtol=0, atol=0, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit", "int8", "hqq4"])
+def test_a_run_on_few_bits_resumes_as_it_was(learn: Learn, kind: str) -> None:
+    if reason := precision.available(probe("cpu"))[kind]:
+        pytest.skip(reason)
+    settings: dict[str, Any] = {"model": {"quantization": kind}, "method": {"rank": 4}}
+    whole, events = learn(**settings, training={"evals": 2})
+    saved = next(event["step"] for event in events if event["kind"] == "checkpoint")
+    again, _ = learn(**settings, training={"evals": 2}, resume=f"checkpoint-{saved}")
+    expected, found = trained(whole), trained(again)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_ranks_are_taken_away_and_the_loss_falls_all_the_same(learn: Learn) -> None:
