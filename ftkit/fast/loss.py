@@ -119,6 +119,26 @@ def top_entropy(made: torch.Tensor, count: int, logits: Logits = PLAIN) -> torch
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
+def draw(
+    made: torch.Tensor,
+    head: torch.Tensor | None = None,
+    *,
+    bias: torch.Tensor | None = None,
+    logits: Logits = PLAIN,
+) -> torch.Tensor:
+    """(n,) tokens, each drawn by its probability, of (n, hidden_size) states and a head; or of all logits."""
+    if head is None:
+        return torch.multinomial(made.softmax(-1), 1)[:, 0]
+    found = []
+    for part in _slices(len(made), head):
+        out = (made[part].to(head.dtype) @ head.T).float()
+        out = (out if bias is None else out + bias) * logits.scale
+        if logits.softcap:
+            out = logits.softcap * torch.tanh(out / logits.softcap)
+        found.append(torch.multinomial(out.softmax(-1), 1)[:, 0])
+    return torch.cat(found)
+
+
 def reference_logprobs(
     hidden: torch.Tensor,
     head: torch.Tensor,

@@ -15,7 +15,7 @@ from typing import Any
 
 from ftkit.errors import ModelError
 from ftkit.models.load import LoadedModel
-from ftkit.models.methods import Batches, agrees, free, with_adapter
+from ftkit.models.methods import Batches, agrees, free, why_not, with_adapter
 from ftkit.models.quiet import quiet
 from ftkit.models.starter import STARTER
 from ftkit.recipe import Adapter, Freeze, Method
@@ -49,6 +49,14 @@ def apply_method(loaded: LoadedModel, method: Method, batches: Batches | None = 
         raise ModelError(
             f"The model is already set up for {loaded.method} training.", "Load it again for another method."
         )
+    if loaded.quantization and method.saves == "model":
+        raise ModelError(
+            f"The weights of {loaded.source.name} are in few bits ({loaded.quantization}), which method.type "
+            f"{method.type!r} cannot train.",
+            "Train an adapter: method.type lora. Or name the model with whole weights.",
+        )
+    if reason := why_not(method, loaded.quantization, loaded.dtype):
+        raise ModelError(f"{reason}.", "Set compute.dtype to float32, or choose another method.")
     if isinstance(method, Adapter):
         if method.start_from is not None:
             _go_on(loaded, method, method.start_from)
@@ -65,6 +73,10 @@ def apply_method(loaded: LoadedModel, method: Method, batches: Batches | None = 
         loaded.model.float().requires_grad_(True)
         loaded.dtype = "float32"
     loaded.method = method.type
+    if loaded.dtype == "float16":  # scaled gradients are unscaled in float32 only, as updates are added
+        for parameter in loaded.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
 
 def _go_on(loaded: LoadedModel, method: Adapter, start_from: str) -> None:

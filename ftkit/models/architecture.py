@@ -63,6 +63,8 @@ class Architecture:
         Linear layers of one decoder layer by the last part of their name.
     positions
         Rows of a learned position embedding; 0 where positions are rotary.
+    packed
+        Bytes of a weight of a linear layer where the checkpoint was quantized before.
     """
 
     layers: int
@@ -72,6 +74,7 @@ class Architecture:
     tied: bool
     linears: Mapping[str, Linear]
     positions: int = 0
+    packed: float | None = None
 
     @property
     def parameters(self) -> int:

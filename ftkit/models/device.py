@@ -38,6 +38,8 @@ class Device:
         Whether the hardware computes in bfloat16, rather than imitating it.
     memory_gb, free_gb
         Memory of the device, and what is free of it now, in 10^9 bytes.
+    native_fp8
+        Whether the hardware computes in fp8.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -46,6 +48,7 @@ class Device:
     native_bf16: bool
     memory_gb: float
     free_gb: float
+    native_fp8: bool = False
 
 
 def probe(kind: Literal["auto", "cpu", "cuda"] = "auto") -> Device:
@@ -185,7 +188,8 @@ def _gpu() -> Device | None:
     if not torch.cuda.is_available():
         return None
     facts = torch.cuda.get_device_properties(0)
-    return Device("cuda", facts.name, _cores(), facts.major >= 8, facts.total_memory / 1e9, 0.0)
+    fp8 = (facts.major, facts.minor) >= (8, 9)
+    return Device("cuda", facts.name, _cores(), facts.major >= 8, facts.total_memory / 1e9, 0.0, fp8)
 
 
 def _free_gpu_gb() -> float:

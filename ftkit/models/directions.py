@@ -46,18 +46,23 @@ def start_from_directions(model: Any, init: str, rank: int) -> None:
         if getattr(layer, "fan_in_fan_out", False):
             weight = weight.T
         if init == "pissa":
-            b, a = _singular(weight / layer.scaling["default"], rank)
+            b, a = leading(weight / layer.scaling["default"], rank)
         else:  # the paper leaves the scale out
             b, a = _orthogonal(weight, rank)
         first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         with torch.no_grad():
             first.copy_(torch.cat([a, a]))
             second.copy_(torch.cat([b, -b], dim=1))
-        first.register_hook(_rows(rank))
-        second.register_hook(_columns(rank))
+        hold(first, second, rank)
 
 
-def _singular(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def hold(first: torch.Tensor, second: torch.Tensor, rank: int) -> None:
+    """Let only the first `rank` rows of A and columns of B learn."""
+    first.register_hook(_rows(rank))
+    second.register_hook(_columns(rank))
+
+
+def leading(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B0 (outputs, rank) and A0 (rank, inputs) whose product is the best of that rank (arXiv:2404.02948)."""
     u, s, v = torch.svd_lowrank(weight, q=min(rank + 8, *weight.shape), niter=_POWER_ITERATIONS)
     root = s[:rank].sqrt()

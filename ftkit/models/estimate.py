@@ -21,7 +21,18 @@ from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
 from ftkit.models.source import looks_like_hub_id
-from ftkit.recipe import IA3, Freeze, LoRA, Model, OnLayers, PrefixTuning, PromptTuning, Recipe, Training
+from ftkit.recipe import (
+    IA3,
+    Freeze,
+    LoRA,
+    Method,
+    Model,
+    OnLayers,
+    PrefixTuning,
+    PromptTuning,
+    Recipe,
+    Training,
+)
 from ftkit.recipe.optimizers import OPTIMIZERS
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
@@ -72,7 +83,7 @@ class MemoryEstimate:
         The most that is needed at once; None where it cannot be known.
     parts
         What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations, buffers and
-        logits.
+        logits; loading, where making the weights small takes more than training.
     free_gb, total_gb
         Memory of the device.
     verdict
@@ -117,6 +128,7 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
     if device.kind == "cpu":  # processes that train together share its memory, each needs the whole
         device = replace(device, free_gb=device.free_gb / recipe.compute.processes)
     try:
+        precision.check(recipe.model, recipe.compute, device)
         found = find_architecture(recipe.model, offline=recipe.compute.offline)
     except ModelError as error:
         return _unknown(device, error.message)
@@ -199,21 +211,27 @@ def find_architecture(model: Model, *, offline: bool = False) -> Architecture | 
     path = named(model.source)
     if is_there(path):
         gguf = folder.gguf_or_none(path)
-        return _of_gguf(gguf) if gguf else _of_file(path / "config.json")
+        return _of_gguf(gguf) if gguf else _of_file(path / "config.json", model)
     if not looks_like_hub_id(model.source):
         raise folder.not_found(model.source)
     known = catalog.find(model.source) if model.revision is None else None
     if known is not None and known.config:
         return architecture.read(known.config)
-    return _of_file(hub.config_file(model.source, model.revision, silent, offline=offline or hub.offline()))
+    path = hub.config_file(model.source, model.revision, silent, offline=offline or hub.offline())
+    return _of_file(path, model)
 
 
-def _of_file(path: Path) -> Architecture | None:
+def _of_file(path: Path, model: Model) -> Architecture | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "Copy the model's config.json again.") from None
-    return architecture.read(config) if isinstance(config, dict) else None
+    found = architecture.read(config) if isinstance(config, dict) else None
+    own = precision.packed(config) if found is not None else None
+    if found is None or own is None:
+        return found
+    precision.check_packed(own, model, model.source)
+    return replace(found, packed=own.bytes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -250,7 +268,7 @@ def _parts(
     found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int, level: str
 ) -> dict[str, float]:
     method, training, compute = recipe.method, recipe.training, recipe.compute
-    half = compute.dtype == "bfloat16" or (compute.dtype == "auto" and device.native_bf16)
+    half = compute.dtype in ("bfloat16", "float16") or (compute.dtype == "auto" and device.native_bf16)
     # Full fine-tuning keeps and computes in float32.
     size = 2 if half and method.type != "full" else 4
     batch = training.batch_tokens or training.batch_size * row_tokens
@@ -275,26 +293,48 @@ def _parts(
         activations *= min(1.0, trainable / found.parameters + 0.1)
     if level == "layers":
         activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
+    optimizer = OPTIMIZERS[training.optimizer]
+    at_once = trainable / _trained_layers(found, method) if optimizer.by_layers else trainable
+    weights = _weights(found, recipe.model, size)
     parts = {
         "runtime": _RUNTIME_GB * 1e9,
-        "weights": _weights(found, recipe.model, size),
+        "weights": weights,
         "adapter": trainable * 4 if method.saves == "adapter" else 0,
-        "gradients": trainable * 4,
-        "optimizer": trainable * OPTIMIZERS[training.optimizer].state_bytes,
+        "gradients": at_once * 4,
+        "optimizer": at_once * optimizer.state_bytes,
         "activations": activations,
         "buffers": (_BUFFERS_OF_FULL_GB if method == "full" else _BUFFERS_GB[size]) * 1e9,
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
         "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
+    used = sum(parts.values()) - parts["runtime"] - weights
+    parts["loading"] = max(0.0, _whole_too(found, recipe, device, size) - used)
     return {name: value / 1e9 for name, value in parts.items() if value}
+
+
+def _whole_too(found: Architecture, recipe: Recipe, device: Device, size: int) -> float:
+    """Bytes that whole weights take beside quantized ones, while these are made of them."""
+    loftq = isinstance(recipe.method, LoRA) and recipe.method.init == "loftq" and device.kind == "cpu"
+    if loftq or (recipe.model.quantization or "").startswith("hqq"):
+        return found.parameters * size
+    return 0.0
+
+
+def _trained_layers(found: Architecture, method: Method) -> int:
+    """Decoder layers that are trained."""
+    if isinstance(method, Freeze):
+        chosen = method.last_layers or method.first_layers or method.expand_layers
+        return min(chosen or (found.layers if method.modules else 2), found.layers)
+    return found.layers
 
 
 def _weights(found: Architecture, model: Model, size: int) -> float:
     """Bytes of the weights: those of linear layers may be of few bits."""
-    if model.quantization is None:
+    each = precision.BYTES[model.quantization] if model.quantization else found.packed
+    if each is None:
         return found.parameters * size
     inside = found.layers * sum(one.inputs * one.outputs * one.count for one in found.linears.values())
-    return inside * precision.BYTES[model.quantization] + (found.parameters - inside) * size
+    return inside * each + (found.parameters - inside) * size
 
 
 def _a_batch(training: Training, row_tokens: int) -> str:

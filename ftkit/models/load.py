@@ -43,7 +43,7 @@ class LoadedModel:
     device
         "cpu" or "cuda".
     dtype
-        Precision of the weights: "float32" or "bfloat16".
+        Precision of the weights: "float32", "bfloat16" or "float16".
     method
         How it has been made trainable: "none", or the type of the Recipe's method, such as "lora".
     head
@@ -52,6 +52,11 @@ class LoadedModel:
         Tokens that were added to the vocabulary.
     own_biases
         Biases of the model that an adapter trains in place, each with its value before.
+    quantization
+        In how few bits the linear layers are: the Recipe's word, or how the checkpoint was packed before.
+        Empty: whole.
+    config
+        What the Recipe says of the model.
     """
 
     model: Any
@@ -64,6 +69,8 @@ class LoadedModel:
     head: Head = "words"
     new_token_ids: tuple[int, ...] = ()
     own_biases: list[tuple[Any, Any]] = field(default_factory=list)
+    quantization: str = ""
+    config: Model = field(default_factory=Model)
 
     @property
     def adapted(self) -> bool:
@@ -102,8 +109,10 @@ def load_model(
     """
     tell = progress or silent
     device = pick_device(compute)
-    precision.check(config, device)
+    precision.check(config, compute, device)
     source = resolve(config, offline=compute.offline, progress=tell, thorough=True)
+    own = precision.packed_in(source.path)
+    precision.check_packed(own, config, source.name)
     tell(f"Loading {source.name}", None)
     with quiet():
         import torch
@@ -113,14 +122,14 @@ def load_model(
             torch.set_num_threads(compute.threads or device.cores)
         tokenizer = _tokenizer(source, config)
         made = getattr(torch, dtype)
-        more = precision.loading(config, made, device)
+        more = precision.loading(config, made, device, own)
         how = build or partial(_model, head=head, more=more)
         model = how(source, config, made)
         new = add_tokens(model, tokenizer, config.new_tokens) if config.new_tokens else ()
         try:
-            if config.quantization is None:  # else it is there already, and must not be moved
+            if "device_map" not in more:  # else it is there already, and must not be moved
                 model.to(device.kind)
-            precision.settle(model)
+            precision.settle(model, config, made, device)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"{source.name} does not fit into the {device.free_gb:.1f} GB free on {device.name}.",
@@ -128,13 +137,41 @@ def load_model(
             ) from None
         _settle_special_tokens(model, tokenizer)
         model.eval()
-    gate = Gate(machine_turn(device.kind))
-    loaded = LoadedModel(model, tokenizer, source, device.kind, dtype, gate, head=head, new_token_ids=new)
+    loaded = LoadedModel(
+        model,
+        tokenizer,
+        source,
+        device.kind,
+        dtype,
+        Gate(machine_turn(device.kind)),
+        head=head,
+        new_token_ids=new,
+        quantization=(own.name if own else config.quantization) or "",
+        config=config,
+    )
     if adapter is not None:
         from ftkit.models.adapters import load_adapter
 
         load_adapter(loaded, adapter)
     return loaded
+
+
+def read_whole(loaded: LoadedModel) -> Any:
+    """The weights of a quantized model as its files have them, in its precision, in the main memory.
+
+    Raises
+    ------
+    ModelError
+        Where the files hold packed weights themselves.
+    """
+    import torch
+
+    if (own := precision.packed_in(loaded.source.path)) is not None:
+        raise ModelError(
+            f"{loaded.source.name} has no whole weights: they are packed by {own.name}.",
+            "Name the model with whole weights, and set model.quantization.",
+        )
+    return _model(loaded.source, loaded.config, getattr(torch, loaded.dtype), loaded.head)
 
 
 def load_tokenizer(
@@ -181,7 +218,7 @@ def pick_device(compute: Compute) -> Device:
     return device
 
 
-def pick_dtype(compute: Compute, device: Device) -> Literal["float32", "bfloat16"]:
+def pick_dtype(compute: Compute, device: Device) -> Literal["float32", "bfloat16", "float16"]:
     """Precision of the weights: bfloat16 only where the hardware computes in it, unless asked for."""
     if compute.dtype != "auto":
         return compute.dtype

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ftkit.errors import ModelError
+from ftkit.models import half_quadratic
 from ftkit.models.load import LoadedModel
 from ftkit.models.quiet import quiet
 from ftkit.recipe import (
@@ -17,6 +19,7 @@ from ftkit.recipe import (
     Adapter,
     Freeze,
     LoRA,
+    Method,
     OnLayers,
     PrefixTuning,
     PromptTuning,
@@ -26,6 +29,24 @@ from ftkit.recipe import (
 _DIRECTIONS = ("pissa", "olora")
 Batches = Iterable[Mapping[str, Any]]
 """Padded batches of token ids and attention masks, for first values that come from the data."""
+
+
+def why_not(method: Method, quantization: str, dtype: str) -> str:
+    """Why a method cannot be trained on layers in few bits in this precision; empty where it can.
+
+    Parameters
+    ----------
+    quantization, dtype
+        As in `LoadedModel`.
+    """
+    in_8, in_4 = (quantization in (f"{n}bit", f"bitsandbytes ({n} bits)") for n in (8, 4))
+    mixed = (isinstance(method, IA3) and (in_8 or in_4)) or (isinstance(method, AdaLoRA) and in_8)
+    if mixed and dtype != "float32":
+        return (
+            f"method.type {method.type!r} on weights in few bits ({quantization}) needs compute.dtype "
+            f"'float32': its layers put out float32 beside {dtype}"
+        )
+    return ""
 
 
 def with_adapter(loaded: LoadedModel, method: Adapter, batches: Batches | None = None) -> Any:
@@ -64,7 +85,11 @@ def _linears(model: Any) -> list[str]:
 
     output = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D)
-    return [name for name, part in model.named_modules() if isinstance(part, kinds) and part is not output]
+    return [
+        name
+        for name, part in model.named_modules()
+        if (isinstance(part, kinds) or half_quadratic.is_one(part)) and part is not output
+    ]
 
 
 def _trainable(model: Any) -> list[tuple[Any, bool]]:
@@ -98,7 +123,7 @@ def _config(loaded: LoadedModel, method: Adapter) -> Any:
 
     kind, settings = _settings(method, loaded)
     if isinstance(method, OnLayers):
-        settings |= _layers(loaded, method)
+        settings = _layers(loaded, method) | settings
     return getattr(peft, kind)(task_type="SEQ_CLS" if loaded.head == "score" else "CAUSAL_LM", **settings)
 
 
@@ -115,10 +140,22 @@ def _layers(loaded: LoadedModel, method: OnLayers) -> dict[str, Any]:
         settings["layers_to_transform"] = list(method.layers_to_transform)
         # PEFT takes layer numbers with names of layers only
         targets = linear_names(loaded.model) if isinstance(targets, str) else targets
+    if isinstance(targets, str) and any(half_quadratic.is_one(part) for part in loaded.model.modules()):
+        targets = linear_names(loaded.model)  # which PEFT does not take for linear layers by itself
     _known(loaded, () if isinstance(targets, str) else tuple(targets), "target_modules")
     _known(loaded, method.modules_to_save, "modules_to_save")
     settings["target_modules"] = targets if isinstance(targets, str) else list(targets)
     return settings
+
+
+def _targeted(loaded: LoadedModel, method: OnLayers) -> list[str]:
+    """Paths of the linear layers that get an adapter."""
+    names = method.target_modules
+    return [
+        path
+        for path in _linears(loaded.model)
+        if isinstance(names, str) or any(path == name or path.endswith(f".{name}") for name in names)
+    ]
 
 
 def _known(loaded: LoadedModel, names: tuple[str, ...], field: str) -> None:
@@ -150,6 +187,13 @@ def _(method: LoRA, loaded: LoadedModel) -> tuple[str, dict[str, Any]]:
                 "method.modules_to_save (lm_head) would both train"
             )
         settings["trainable_token_indices"] = sorted(set(tokens))
+    if method.stack_on is not None:
+        from ftkit.models import stacked
+
+        below = stacked.read(Path(method.stack_on).expanduser())
+        settings |= stacked.settings(
+            below, _targeted(loaded, method), method.rank, method.alpha / method.rank
+        )
     if method.init == "eva":
         from peft import EvaConfig
 
@@ -249,6 +293,15 @@ def _prepare(loaded: LoadedModel, model: Any, method: Adapter, batches: Batches 
         from ftkit.models.directions import start_from_directions
 
         start_from_directions(model, method.init, method.rank)
+    if isinstance(method, LoRA) and method.stack_on is not None:
+        from ftkit.models import stacked
+
+        stacked.fill(model, stacked.read(Path(method.stack_on).expanduser()))
+    if isinstance(method, LoRA) and method.init == "loftq":
+        from ftkit.models.load import read_whole
+        from ftkit.models.loftq import start_from_losses
+
+        start_from_losses(model, read_whole(loaded))
     if isinstance(method, LoRA) and method.init == "eva":
         if batches is None:
             raise ValueError("its first values come from the training rows, and there are none")

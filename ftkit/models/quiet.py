@@ -10,6 +10,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from logging import ERROR, getLogger
 
 from ftkit.telemetry import switch_off
 
@@ -17,6 +18,9 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
+
+_LOUD = ("torchao", "torch.utils._pytree")
+"""Loggers that tell of kernels for other GPUs when PEFT imports torchao, where that is installed."""
 
 
 def prepare_environment() -> None:
@@ -32,14 +36,19 @@ def quiet() -> Iterator[None]:
     prepare_environment()
     from transformers.utils import logging
 
+    loud = [(log, log.level) for log in map(getLogger, _LOUD)]
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    for log, _ in loud:
+        log.setLevel(ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        for log, level in loud:
+            log.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -52,10 +52,14 @@ class LoRA(OnLayers):
     """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
     use_dora: bool = False
     """Learn magnitude and direction apart (DoRA, arXiv:2402.09353): slower, sometimes better."""
-    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = "default"
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = "default"
     """First values: random and zero (`default`, `gaussian`), the weights' main directions (`pissa`,
-    arXiv:2404.02948; `olora`, arXiv:2406.01775), or those of the data's activations (`eva`,
-    arXiv:2410.07170). PiSSA and OLoRA save an adapter of twice the rank; the model itself stays as it was."""
+    arXiv:2404.02948; `olora`, arXiv:2406.01775), those of the data's activations (`eva`, arXiv:2410.07170),
+    or what quantization has lost of the weights (`loftq`, arXiv:2310.08659). PiSSA and OLoRA save an adapter
+    of twice the rank; the model itself stays as it was."""
+    stack_on: str | None = None
+    """Put the new adapter above this one, which stays as it is: the `adapter` folder of a run with LoRA. What
+    is saved holds both."""
     loraplus_ratio: Annotated[float, Field(ge=1.0)] | None = None
     """Learning rate of the B matrices, as a multiple of the A matrices' (LoRA+, arXiv:2402.12354). Empty: the
     same for both."""
@@ -64,6 +68,22 @@ class LoRA(OnLayers):
     trainable_tokens: tuple[str, ...] = ()
     """Train the embeddings of these tokens too, such as <tool>. Tokens that are new to the model belong in
     model.new_tokens, and are trained without being named here."""
+
+    @model_validator(mode="after")
+    def _stacks_plainly(self) -> LoRA:
+        if self.stack_on is None:
+            return self
+        others = {
+            "start_from": self.start_from is not None,
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            f"init {self.init!r}": self.init not in ("default", "gaussian"),
+            "layers_to_transform": self.layers_to_transform is not None,
+        }
+        for name, given in others.items():
+            if given:
+                raise ValueError(f"stack_on does not go with {name}: leave one of them out")
+        return self
 
 
 class AdaLoRA(OnLayers):

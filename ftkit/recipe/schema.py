@@ -32,9 +32,10 @@ class Model(Section):
     """Branch, tag or commit of a Hub model. Empty: its main branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave off unless you have read that code."""
-    quantization: Literal["8bit", "4bit", "int8"] | None = None
+    quantization: Literal["8bit", "4bit", "int8", "fp8", "hqq8", "hqq4", "hqq3", "hqq2"] | None = None
     """Load the linear layers in fewer bits, for an adapter to be trained on (QLoRA, arXiv:2305.14314): `8bit`
-    and `4bit` by bitsandbytes, `int8` by torchao. Empty: whole."""
+    and `4bit` by bitsandbytes, `int8` and `fp8` by torchao, `hqq8` to `hqq2` by HQQ. Empty: whole, or as the
+    checkpoint was packed (GPTQ, AWQ)."""
     new_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary, such as <tool>. Each begins as the mean of the pieces that it was
     written with before."""
@@ -141,7 +142,8 @@ class Training(Section):
     """Keep a moving average of the trained weights, such as 0.999, and take it as the result. Empty: the last
     weights."""
     keep_best: bool = False
-    """Take the weights with the lowest held-out loss as the result, rather than the last ones."""
+    """Take the weights with the lowest held-out loss as the result, rather than the last ones; the checkpoint
+    with that loss is kept, too."""
     early_stopping_patience: PositiveInt | None = None
     """End training when so many evaluations in a row have not lowered the held-out loss. Empty: never."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -196,8 +198,9 @@ class Compute(Section):
     backend: Literal["auto", "ftkit", "unsloth"] = "auto"
     """Whose layers are trained: ftkit's own, or those of the package unsloth. `auto` takes Unsloth on a CUDA
     GPU where it is installed, else ftkit's."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights. `auto`: bfloat16 where the hardware computes in it, else float32. `float16`
+    is for GPUs that do not compute in bfloat16."""
     gradient_checkpointing: Literal["auto", "off", "attention", "mlp", "layers"] = "auto"
     """What the backward pass makes again rather than keeps: nothing, attention weights, the feed-forward too,
     or whole layers: ever less memory for a little more time. `auto` takes the first that fits."""
@@ -235,8 +238,6 @@ class Output(Section):
     """Name of the run's folder. Empty: made from the data and the time."""
     keep_checkpoints: PositiveInt = 2
     """So many of the newest checkpoints are kept."""
-    keep_best: bool = False
-    """Keep the checkpoint with the lowest evaluation loss, too."""
     keep_every: PositiveInt | None = None
     """Keep the checkpoints at multiples of so many steps, too. Empty: only the newest."""
 
@@ -302,7 +303,7 @@ class Recipe(Section):
         for name, default in (("method", "lora"), ("objective", "sft")):
             if isinstance(values.get(name), dict):
                 values[name] = {"type": default} | values[name]
-        return values
+        return _as_it_was_called(values)
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
@@ -348,6 +349,18 @@ class Recipe(Section):
                 f"model.quantization {bits!r} does not go with method.init {method.init!r}, which takes the "
                 "weights apart"
             )
+        if bits is not None and bits.startswith("hqq") and method.type in ("adalora", "ia3"):
+            raise ValueError(
+                f"model.quantization {bits!r} does not go with method {method.type!r}, which knows other "
+                "layers only: choose lora, or quantization 4bit"
+            )
+        if bits == "8bit" and isinstance(method, LoRA) and method.use_dora:
+            raise ValueError(
+                "model.quantization '8bit' does not go with method.use_dora: take int8, 4bit or hqq8"
+            )
+        if isinstance(method, LoRA) and method.init == "loftq" and (bits is None or method.use_dora):
+            other = "method.use_dora" if bits is not None else "whole weights: set model.quantization"
+            raise ValueError(f"method.init 'loftq' does not go with {other}")
         if isinstance(method, LoRA) and method.init in ("pissa", "olora"):
             if method.use_dora:
                 raise ValueError(f"method.use_dora does not go with method.init {method.init!r}: choose one")
@@ -356,6 +369,11 @@ class Recipe(Section):
                     f"training.weight_decay does not go with method.init {method.init!r}: it would pull the "
                     "model's own main directions towards zero"
                 )
+        if isinstance(method, LoRA) and method.stack_on is not None and self.training.weight_decay:
+            raise ValueError(
+                "training.weight_decay does not go with method.stack_on: it would pull the adapter below, "
+                "which stays as it is, towards zero"
+            )
         if isinstance(method, PromptTuning | PrefixTuning):
             if self.objective.type == "reward":
                 raise ValueError(
@@ -375,14 +393,36 @@ class Recipe(Section):
         training, method = self.training, self.method
         name, schedule = training.optimizer, training.lr_scheduler
         kind = OPTIMIZERS[name]
-        check_settings(training.optimizer_kwargs, kind.settings, name, "training.optimizer_kwargs")
+        settings = training.optimizer_kwargs
+        check_settings(settings, kind.settings, name, "training.optimizer_kwargs", kind.choices)
         check_settings(
             training.lr_scheduler_kwargs, SCHEDULES[schedule], schedule, "training.lr_scheduler_kwargs"
         )
         if kind.whole_matrices and method.saves == "adapter":
             raise ValueError(
-                f"training.optimizer {name!r} does not go with method {method.type!r}: it projects the "
+                f"training.optimizer {name!r} does not go with method {method.type!r}: it works on the "
                 "model's own matrices, which only method full or freeze trains"
+            )
+        others = {
+            f"objective {self.objective.type!r}": self.objective.type not in ("sft", "pretraining"),
+            f"compute.processes ({self.compute.processes})": self.compute.processes > 1,
+            "compute.dtype 'float16'": self.compute.dtype == "float16",
+        }
+        for other, given in others.items():
+            if name == "sophia" and given:
+                raise ValueError(
+                    f"training.optimizer 'sophia' does not go with {other}: it draws tokens from what the "
+                    "model says of a whole batch of texts"
+                )
+        if kind.by_layers and self.compute.processes > 1:
+            raise ValueError(
+                f"training.optimizer {name!r} does not go with compute.processes "
+                f"({self.compute.processes}): processes add up the gradients of all layers"
+            )
+        if kind.by_layers and training.embedding_learning_rate is not None:
+            raise ValueError(
+                f"training.embedding_learning_rate does not go with training.optimizer {name!r}, which "
+                "trains decoder layers only"
             )
         if name == "schedule_free" and schedule not in ("constant", "constant_with_warmup"):
             raise ValueError(
@@ -470,6 +510,20 @@ class Recipe(Section):
         from ftkit.recipe.code import to_python
 
         return to_python(self)
+
+
+def _as_it_was_called(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Recipes that were written before a field was given its name: `output.keep_best`."""
+    output, training = values.get("output"), values.get("training", {})
+    if not isinstance(output, dict) or "keep_best" not in output:
+        return values
+    kept = output["keep_best"]
+    values["output"] = {name: value for name, value in output.items() if name != "keep_best"}
+    if kept and isinstance(training, dict):
+        values["training"] = {"keep_best": kept} | training
+    elif kept and isinstance(training, Training):
+        values["training"] = training.model_copy(update={"keep_best": True})
+    return values
 
 
 _UNSLOTH_TAKES = {"type", "rank", "alpha", "dropout", "target_modules", "use_rslora"}

@@ -17,7 +17,9 @@ from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
+from ftkit.errors import ModelError, RunError
 from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
+from ftkit.recipe.optimizers import why_not
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 from ftkit.train.ranks import ALONE, Ranks
@@ -66,6 +68,7 @@ def fit(
     Stopped
         When the person stopped before the first step.
     """
+    check_machine(recipe)
     progress = _Stages(sink, control)
     backend = _backend(recipe, sink, progress)
     progress("Reading the data", None)
@@ -177,6 +180,30 @@ def fit(
     if ranks.number == 0:
         progress.quietly("Saving", None)
         _save(loaded, template, recipe, folder)
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Refuse what this machine does not have, before anything is read or loaded.
+
+    Raises
+    ------
+    FtkitError
+        With the reason.
+    """
+    from ftkit.models import precision
+    from ftkit.models.load import pick_device, pick_dtype
+    from ftkit.models.methods import why_not as cannot_train
+
+    name = recipe.training.optimizer
+    if reason := why_not(name):
+        raise RunError(
+            f"training.optimizer {name!r} {reason}.", "Install it, or choose another training.optimizer."
+        )
+    device = pick_device(recipe.compute)
+    precision.check(recipe.model, recipe.compute, device)
+    dtype = pick_dtype(recipe.compute, device)
+    if reason := cannot_train(recipe.method, recipe.model.quantization or "", dtype):
+        raise ModelError(f"{reason}.", "Set compute.dtype to float32, or choose another method.")
 
 
 def _backend(recipe: Recipe, sink: Sink, progress: _Stages) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,23 +19,15 @@ from transformers.trainer_pt_utils import get_parameter_names
 from ftkit.errors import RunError
 from ftkit.models.blocks import find
 from ftkit.recipe import LoRA, Recipe, Training
-from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
+from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, why_not
+from ftkit.train.blockwise import LayerByLayer
 
 _NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """As in transformers' Trainer."""
-_MODULES = {"pytorch-optimizer": "pytorch_optimizer", "apollo-torch": "apollo_torch"}
+_NEVER = 2**62
+"""Steps between two estimates that a package would make by itself."""
 Groups = list[dict[str, Any]]
 Settings = Mapping[str, Any]
-
-
-def why_not(name: str) -> str:
-    """Why an optimizer cannot be had on this machine; empty where it can."""
-    package = OPTIMIZERS[name].package
-    if package and find_spec(_MODULES.get(package, package)) is None:
-        return f"training.optimizer {name!r} needs the package {package}: pip install 'ftkit[optimizers]'"
-    if name == "muon" and not hasattr(torch.optim, "Muon"):
-        return "training.optimizer 'muon' needs torch 2.9 or newer"
-    return ""
 
 
 def create(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -49,8 +40,12 @@ def create(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     name = recipe.training.optimizer
     if reason := why_not(name):
-        raise RunError(f"{reason}.", "Install it, or choose another training.optimizer.")
+        raise RunError(
+            f"training.optimizer {name!r} {reason}.", "Install it, or choose another training.optimizer."
+        )
     settings = {**OPTIMIZERS[name].settings, **recipe.training.optimizer_kwargs}
+    if OPTIMIZERS[name].by_layers:
+        _freeze_all_but_layers(model)
     return _MAKERS[name](parameter_groups(model, recipe), settings, model)
 
 
@@ -169,7 +164,7 @@ def _galore(groups: Groups, settings: Settings, model: Any) -> Any:
         "projection_type": settings["projection"],
     }
     made = _plain(kind, lambda one, group, state: projector(**{name: group[name] for name in more}))
-    return made(_low_rank(groups, more, model))
+    return made(_low_rank(groups, more, model, settings["target_modules"]))
 
 
 def _apollo(groups: Groups, settings: Settings, model: Any) -> Any:
@@ -183,7 +178,64 @@ def _apollo(groups: Groups, settings: Settings, model: Any) -> Any:
         "scale_type": settings["scale_type"],
     }
     made = _plain(kind, lambda one, group, state: one._initialize_projector(group, state))
-    return made(_low_rank(groups, more, model), scale_front=settings["scale_front"])
+    marked = _low_rank(groups, more, model, settings["target_modules"])
+    return made(marked, scale_front=settings["scale_front"])
+
+
+def _badam(groups: Groups, settings: Settings, model: Any) -> Any:
+    layers = _trained_layers(model)
+    first = settings["start_block"]
+    if first is not None and first >= len(layers):
+        raise RunError(
+            f"training.optimizer_kwargs.start_block is {first}, and {len(layers)} layers are trained.",
+            f"Choose 0 to {len(layers) - 1}, or leave it out.",
+        )
+    return LayerByLayer(
+        groups,
+        layers,
+        interval=settings["switch_interval"],
+        mode=settings["switch_mode"],
+        first=first,
+        eps=settings["eps"],
+        **_adam(settings),
+    )
+
+
+def _adam_mini(groups: Groups, settings: Settings, model: Any) -> Any:
+    # the authors' own package fails on experts that lie in one block and on adapters
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kind = importlib.import_module("pytorch_optimizer").AdamMini
+    made = kind(model, num_embeds=heads * size, num_heads=heads, eps=settings["eps"], **_adam(settings))
+    rates = {id(p): group for group in groups for p in group["params"]}
+    for group in made.param_groups:  # one for each parameter
+        (parameter,) = group["params"]
+        group["lr"], group["weight_decay"] = (rates[id(parameter)][name] for name in ("lr", "weight_decay"))
+        if "parameter_per_head" in group:  # it takes the heads' size for their share of the width
+            group["parameter_per_head"] = size * parameter.shape[-1]
+    made.param_groups.sort(key=lambda group: group["lr"] != groups[0]["lr"])
+    return made
+
+
+def _ademamix(groups: Groups, settings: Settings, model: Any) -> Any:
+    betas = (settings["beta1"], settings["beta2"], settings["beta3"])
+    kind = importlib.import_module("pytorch_optimizer").AdEMAMix
+    return kind(groups, betas=betas, alpha=settings["alpha"], weight_decouple=True)
+
+
+def _sophia(groups: Groups, settings: Settings, model: Any) -> Any:
+    kind = importlib.import_module("pytorch_optimizer").SophiaH
+    made = _with_curvature(kind, settings["update_interval"], settings["rho"])
+    return made(groups, **_adam(settings), p=1.0, update_period=_NEVER)
+
+
+def _adagrad(groups: Groups, settings: Settings, model: Any) -> Any:
+    return torch.optim.Adagrad(groups, **settings)
+
+
+def _rmsprop(groups: Groups, settings: Settings, model: Any) -> Any:
+    return torch.optim.RMSprop(groups, **settings)
 
 
 _MAKERS: Mapping[str, Callable[[Groups, Settings, Any], Any]] = {
@@ -194,10 +246,16 @@ _MAKERS: Mapping[str, Callable[[Groups, Settings, Any], Any]] = {
     "muon": _muon,
     "galore": _galore,
     "apollo": _apollo,
+    "badam": _badam,
+    "adam_mini": _adam_mini,
+    "ademamix": _ademamix,
+    "sophia": _sophia,
     "schedule_free": _schedule_free,
     "adamw_8bit": _bitsandbytes("AdamW8bit"),
     "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),
     "lion_8bit": _bitsandbytes("Lion8bit"),
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
 }
 
 
@@ -212,12 +270,46 @@ def _split(groups: Groups, chosen: Callable[[torch.nn.Parameter], bool]) -> tupl
     return both
 
 
-def _low_rank(groups: Groups, more: Settings, model: Any) -> Groups:
-    """Groups in which the matrices of decoder layers are marked for projection."""
+def _low_rank(groups: Groups, more: Settings, model: Any, names: Iterable[str] = ()) -> Groups:
+    """Groups in which the matrices of decoder layers are marked for projection: all, or those in modules of
+    these names.
+
+    Raises
+    ------
+    RunError
+        Where a name is none of the layers'.
+    """
     layers, _ = find(model)
-    inside = {id(p) for layer in layers for p in layer.parameters() if p.dim() == 2}
+    paths = {path: p for layer in layers[:1] for path, p in layer.named_parameters()}
+    for name in names:
+        if not any(name in path.split(".") for path in paths):
+            raise RunError(
+                f"training.optimizer_kwargs.target_modules names {name!r}, which is no part of a layer.",
+                "Name modules of a decoder layer, such as q_proj or mlp; or leave it out for all.",
+            )
+    chosen = set(names)
+    inside = {
+        id(p)
+        for layer in layers
+        for path, p in layer.named_parameters()
+        if p.dim() == 2 and (not chosen or chosen & set(path.split(".")))
+    }
     matrices, rest = _split(groups, lambda p: id(p) in inside)
     return [*({**group, **more} for group in matrices), *rest]
+
+
+def _trained_layers(model: Any) -> list[list[torch.nn.Parameter]]:
+    """The trained parameters of each decoder layer that has some."""
+    layers, _ = find(model)
+    trained = ([p for p in layer.parameters() if p.requires_grad] for layer in layers)
+    return [layer for layer in trained if layer]
+
+
+def _freeze_all_but_layers(model: Any) -> None:
+    """What is in no decoder layer would never have its turn."""
+    inside = {id(p) for layer in _trained_layers(model) for p in layer}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in inside)
 
 
 class Together(torch.optim.Optimizer):
@@ -296,6 +388,30 @@ def _noticed(kind: Any) -> Any:
 
     Noticed.__name__ = kind.__name__
     return Noticed
+
+
+def _with_curvature(kind: Any, interval: int, rho: float) -> Any:
+    """Sophia, which takes `curvature`, a tensor for each parameter, where `due`: its own estimate needs
+    second derivatives."""
+
+    class WithCurvature(kind):
+        curvature: list[torch.Tensor] | None = None
+
+        @property
+        def due(self) -> bool:
+            return self.curvature is None and self.param_groups[0].get("step", 0) % interval == 0
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            found, self.curvature = self.curvature, None
+            # clip(m / max(rho h, eps), 1): h counts rho times
+            done = super().step(closure, hessian=None if found is None else [rho * one for one in found])
+            for state in self.state.values():
+                state.pop("hessian", None)
+            return done
+
+    WithCurvature.__name__ = kind.__name__
+    return WithCurvature
 
 
 # Schedules

@@ -141,6 +141,7 @@ class Reporter(TrainerCallback):
             return
         loss = float(logs["loss"])
         norm = float(logs["grad_norm"]) if "grad_norm" in logs else None
+        scaled = getattr(self.trainer.accelerator, "scaler", None) is not None
         counted = self.trainer.counted
         (memory,) = self.trainer.ranks.total([self.process.memory_info().rss / 1e9])
         self.sink.emit(
@@ -150,7 +151,7 @@ class Reporter(TrainerCallback):
             loss=loss,
             **self.trainer.tally.means(),
             learning_rate=logs.get("learning_rate"),
-            grad_norm=norm,
+            grad_norm=None if scaled and norm is not None and not math.isfinite(norm) else norm,
             tokens=counted.tokens,
             trained_tokens=counted.trained_tokens,
             step_tokens=self.step_tokens[0],
@@ -161,7 +162,7 @@ class Reporter(TrainerCallback):
             elapsed=counted.busy,
         )
         state.log_history.clear()  # the run's events keep it; a list of every step would grow for ever
-        trouble = self.watch.look(state.global_step, loss, norm)
+        trouble = self.watch.look(state.global_step, loss, norm, scaled=scaled)
         if trouble:
             raise BadLossError(
                 trouble,

@@ -171,8 +171,8 @@ class BadLossError(RunError):
 
 def checkpoints_of(recipe: Recipe, folder: Path) -> Checkpoints:
     """The checkpoints of a run folder, kept as its Recipe says."""
-    output = recipe.output
-    return Checkpoints(folder / "checkpoints", output.keep_checkpoints, output.keep_best, output.keep_every)
+    output, best = recipe.output, recipe.training.keep_best
+    return Checkpoints(folder / "checkpoints", output.keep_checkpoints, best, output.keep_every)
 
 
 def total_steps(settings: Training, batches_an_epoch: int, batches_a_step: int) -> int:

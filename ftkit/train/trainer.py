@@ -32,6 +32,7 @@ from ftkit.data.token_store import lengths
 from ftkit.fast.logprobs import LogProbs
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import AdaLoRA, Recipe, Training
+from ftkit.train.curvature import curvature
 from ftkit.train.keeping import Average, AveragedOptimizer, Best
 from ftkit.train.noise import Noise
 from ftkit.train.objectives import Batch, Objective, Outcome, choose
@@ -178,6 +179,20 @@ class FtkitTrainer(Steps, Trainer):
         if more is not None:
             loss = loss + more / self.current_gradient_accumulation_steps
         return (loss, None) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Trainer's own; and what Sophia wants to know, by the first batch of a step."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if getattr(optimizer, "due", False):
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            optimizer.curvature = curvature(self.model, self.logprobs, self._prepare_inputs(inputs), trained)
+        return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Recipe's optimizer over its own parameter groups."""
@@ -353,6 +368,7 @@ def arguments_of(
         metric_for_best_model="loss",  # what the plateau of a schedule is seen by
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
+        fp16=loaded.dtype == "float16",  # a scaled loss: small gradients are below float16
         eval_strategy="steps" if evaluates else "no",
         eval_steps=max(1, math.ceil(steps / training.evals)) if evaluates else None,
         eval_on_start=evaluates,

@@ -9,6 +9,8 @@ import torch
 
 WINDOW = 5
 """Steps over which losses are averaged before they are compared."""
+LEFT_OUT = 30
+"""So many steps in a row with a gradient that is too large whatever its scale: 2^-30 of the first one."""
 LEAST_RISE = 2.0
 """A mean loss this far (nats), and three times, above the lowest one has run away: noise does not do that."""
 
@@ -24,14 +26,24 @@ class LossWatch:
 
     def __init__(self) -> None:
         self.last_good = 0
+        self._skipped = 0
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._lowest = math.inf
 
-    def look(self, step: int, loss: float, grad_norm: float | None) -> str:
-        """What is wrong at `step`, in a sentence; empty where nothing is."""
+    def look(self, step: int, loss: float, grad_norm: float | None, *, scaled: bool = False) -> str:
+        """What is wrong at `step`, in a sentence; empty where nothing is.
+
+        Parameters
+        ----------
+        scaled
+            Whether the gradient is that of a scaled loss: a step whose scale was too large is left out, and
+            the next has a smaller one.
+        """
         if not math.isfinite(loss):
             return f"The loss became {loss} at step {step}."
-        if grad_norm is not None and not math.isfinite(grad_norm):
+        overflow = grad_norm is not None and not math.isfinite(grad_norm)
+        self._skipped = self._skipped + 1 if overflow else 0
+        if overflow and not (scaled and self._skipped < LEFT_OUT):
             return f"The gradient's norm became {grad_norm} at step {step} (loss {loss:.4g})."
         self._recent.append(loss)
         mean = sum(self._recent) / len(self._recent)

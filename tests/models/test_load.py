@@ -113,6 +113,15 @@ def test_loading_prints_nothing(tiny_model_folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_putting_an_adapter_on_prints_nothing_either(tiny_model_folder):
+    code = (
+        "from ftkit.models import apply_method, load_model; from ftkit.recipe import Compute, LoRA, Model; "
+        f"apply_method(load_model(Model(source={str(tiny_model_folder())!r}), Compute(device='cpu')), LoRA())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")  # torchao, where it is installed, is imported by PEFT
+
+
 def test_progress_may_cancel(tiny_model_folder):
     def cancel(text, fraction):
         raise KeyboardInterrupt

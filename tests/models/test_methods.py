@@ -149,6 +149,46 @@ def test_an_adapter_is_gone_on_with(load: Load, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(third.model), logits(first.model))
 
 
+def test_a_new_adapter_lies_above_one_that_stays_as_it_is(load: Load, tmp_path: Path) -> None:
+    first = load()
+    apply_method(first, LoRA(rank=4, alpha=12, use_rslora=True, target_modules=("q_proj", "up_proj")))
+    step(first)
+    below = logits(first.model)
+    old = save_adapter(first, tmp_path / "old")
+    second = load()
+    base = logits(second.model)
+    torch.manual_seed(1)
+    apply_method(second, LoRA(rank=3, alpha=9, target_modules=("q_proj", "v_proj"), stack_on=str(old)))
+    torch.testing.assert_close(logits(second.model), below)
+    held = second.model.get_base_model().model.layers[0].mlp.up_proj
+    before = [held.lora_A["default"].weight.clone(), held.lora_B["default"].weight.clone()]
+    step(second)
+    step(second)
+    assert (logits(second.model) - below).abs().max() > 0.01
+    assert torch.equal(held.lora_A["default"].weight, before[0])
+    assert torch.equal(held.lora_B["default"].weight, before[1])
+    with base_model(second) as model:
+        torch.testing.assert_close(logits(model), base)
+    both, again, third = save_adapter(second, tmp_path / "both"), load(), load()
+    load_adapter(again, both)
+    torch.testing.assert_close(logits(again.model), logits(second.model))
+    apply_method(third, LoRA(rank=2, stack_on=str(both)))
+    torch.testing.assert_close(logits(third.model), logits(second.model))
+
+
+def test_only_a_plain_lora_of_the_same_model_can_lie_below(load: Load, tiny_model_folder, tmp_path) -> None:
+    wide = load_model(
+        Model(source=str(tiny_model_folder(intermediate_size=48))), Compute(device="cpu", dtype="float32")
+    )
+    apply_method(wide, LoRA(rank=2))
+    dora = load()
+    apply_method(dora, LoRA(rank=2, use_dora=True))
+    for one, words in ((wide, "another size"), (dora, "LoRA with use_dora")):
+        folder = save_adapter(one, tmp_path / words)
+        with pytest.raises(ModelError, match=words):
+            apply_method(load(), LoRA(stack_on=str(folder)))
+
+
 def test_an_adapter_that_is_not_what_the_recipe_says_is_refused(load: Load, tmp_path: Path) -> None:
     first = load()
     apply_method(first, LoRA(rank=4))

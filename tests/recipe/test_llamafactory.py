@@ -298,6 +298,34 @@ def test_a_secret_is_never_shown() -> None:
         ({"finetuning_type": "full", "use_badam": True}, "training.optimizer", "badam"),
         ({"finetuning_type": "full", "use_adam_mini": True}, "training.optimizer", "adam_mini"),
         ({"finetuning_type": "full", "use_muon": True}, "training.optimizer", "muon"),
+        (
+            {
+                "finetuning_type": "full",
+                "use_badam": True,
+                "badam_switch_mode": "random",
+                "badam_switch_interval": 7,
+            },
+            "training.optimizer_kwargs",
+            {"switch_mode": "random", "switch_interval": 7},
+        ),
+        ({"use_adam_mini": True}, "training.optimizer", "adam_mini"),
+        ({"optim": "ademamix"}, "training.optimizer", "ademamix"),
+        (
+            {"finetuning_type": "full", "use_galore": True, "galore_target": "q_proj, mlp"},
+            "training.optimizer_kwargs",
+            {
+                "target_modules": ["q_proj", "mlp"],
+                "rank": 16,
+                "update_interval": 200,
+                "scale": 2.0,
+                "projection": "std",
+            },
+        ),
+        (
+            {"adapter_name_or_path": "saves/first", "create_new_adapter": True},
+            "method.stack_on",
+            "saves/first",
+        ),
         ({"optim": "adafactor"}, "training.optimizer", "adafactor"),
         ({"optim": "sgd"}, "training.optimizer", "sgd"),
         ({"optim": "paged_adamw_8bit"}, "training.optimizer", "paged_adamw_8bit"),
@@ -343,7 +371,7 @@ def test_a_secret_is_never_shown() -> None:
         ({"save_total_limit": 3}, "output.keep_checkpoints", 3),
         (
             {"load_best_model_at_end": True, "val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0.5},
-            "output.keep_best",
+            "training.keep_best",
             True,
         ),
         ({"template": "chatml"}, "data.template", "chatml"),

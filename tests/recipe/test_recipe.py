@@ -39,6 +39,15 @@ def test_yaml_keeps_every_field() -> None:
     assert recipe.training.learning_rate == 2e-5
 
 
+@pytest.mark.parametrize("training", [{}, ftkit.recipe.Training(epochs=3)])
+def test_a_field_that_was_called_otherwise_is_still_read(training: object) -> None:
+    old = {"training": training, "output": {"keep_best": True, "keep_checkpoints": 3}}
+    recipe = ftkit.Recipe(**old)
+    assert recipe.training.keep_best
+    assert recipe.output.keep_checkpoints == 3
+    assert not ftkit.Recipe(output={"keep_best": False}).training.keep_best
+
+
 def test_the_python_cell_builds_the_same_recipe() -> None:
     recipe = ftkit.Recipe(
         data="starter:persona", method="full", training={"epochs": 1}, output={"folder": "x"}

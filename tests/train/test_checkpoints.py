@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,14 @@ def test_a_bad_loss_is_named(losses: list[float], norm: float, said: str) -> Non
     watch = LossWatch()
     found = [text for step, loss in enumerate(losses, 1) if (text := watch.look(step, loss, norm))]
     assert said in found[0]
+
+
+def test_a_scale_that_is_too_large_is_lowered_before_a_gradient_is_called_bad() -> None:
+    watch = LossWatch()
+    assert not any(watch.look(step, 2.0, math.inf, scaled=True) for step in range(1, 20))
+    assert not watch.look(20, 2.0, 1.0, scaled=True)
+    said = [text for step in range(21, 60) if (text := watch.look(step, 2.0, math.nan, scaled=True))]
+    assert "at step 50" in said[0]
 
 
 def test_a_noisy_loss_is_none_of_that() -> None:

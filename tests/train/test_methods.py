@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ftkit.models import LoadedModel
+from ftkit.models import LoadedModel, precision, probe, save_adapter
 from ftkit.recipe import Recipe
 from ftkit.train.optimizers import parameter_groups
 from ftkit.train.rank_budget import penalty
@@ -24,6 +25,7 @@ def trained(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     [
         {"rank": 4, "init": "pissa"},
         {"rank": 4, "init": "eva"},
+        {"rank": 4, "stack_on": "below"},
         {"rank": 4, "trainable_tokens": ["<|im_end|>"], "bias": "lora_only"},
         {"rank": 4, "modules_to_save": ["lm_head", "norm"]},
         {"rank": 4, "dropout": 0.1, "use_dora": True, "loraplus_ratio": 4},
@@ -39,7 +41,12 @@ def trained(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     ],
     ids=lambda method: "-".join(str(v) for v in method.values() if isinstance(v, str)) or "lora",
 )
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(learn: Learn, method: dict[str, Any]) -> None:
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(
+    learn: Learn, method: dict[str, Any], tmp_path: Path
+) -> None:
+    if "stack_on" in method:
+        below, _ = learn(method={"rank": 2, "target_modules": ["q_proj"]}, folder="below")
+        method = {**method, "stack_on": str(save_adapter(below, tmp_path / "adapter"))}
     whole, events = learn(method=method)
     saved = next(event["step"] for event in events if event["kind"] == "checkpoint")
     assert saved == 3
@@ -52,6 +59,18 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(learn: Learn, method:
         torch.testing.assert_close(
             found[name], value, rtol=0, atol=0, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit", "int8", "hqq4"])
+def test_a_run_on_few_bits_resumes_as_it_was(learn: Learn, kind: str) -> None:
+    if reason := precision.available(probe("cpu"))[kind]:
+        pytest.skip(reason)
+    settings: dict[str, Any] = {"model": {"quantization": kind}, "method": {"rank": 4}}
+    whole, events = learn(**settings, training={"evals": 2})
+    saved = next(event["step"] for event in events if event["kind"] == "checkpoint")
+    again, _ = learn(**settings, training={"evals": 2}, resume=f"checkpoint-{saved}")
+    expected, found = trained(whole), trained(again)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_ranks_are_taken_away_and_the_loss_falls_all_the_same(learn: Learn) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +12,18 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from ftkit.errors import RecipeError, RunError
-from ftkit.recipe import Recipe
+from ftkit.fast.logprobs import choose
+from ftkit.recipe import Recipe, extras
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
+from ftkit.train.curvature import curvature
+from ftkit.train.fit import check_machine
 from ftkit.train.keeping import Best
 from ftkit.train.noise import Noise
 
 from .conftest import Events, Learn
 
-RATES = {"sgd": 0.3, "lion": 1e-3, "lion_8bit": 1e-3, "schedule_free": 2e-2}
+RATES = {"sgd": 0.3, "lion": 1e-3, "lion_8bit": 1e-3, "sophia": 1e-3, "schedule_free": 2e-2}
 WHOLE = {name: kind for name, kind in OPTIMIZERS.items() if kind.whole_matrices}
 
 
@@ -42,7 +47,8 @@ def test_the_loss_falls_and_a_resumed_run_goes_on_the_same(learn: Learn, name: s
         },
     }
     if name in WHOLE:
-        settings["training"]["optimizer_kwargs"] = {"rank": 4, "update_interval": 3}
+        turns = {"switch_interval": 2, "switch_mode": "random"} if name == "badam" else None
+        settings["training"]["optimizer_kwargs"] = turns or {"rank": 4, "update_interval": 3}
     whole, events = learn(**settings)
     losses = steps(events, "loss")
     assert losses[-1] < losses[0]
@@ -97,6 +103,100 @@ def test_layers_and_embeddings_learn_at_rates_of_their_own(learn: Learn) -> None
     assert found["model.layers.0.self_attn.q_proj.weight"] == 5e-4
     assert found["model.embed_tokens.weight"] == 2.5e-4
     assert rates(embedding_learning_rate=1e-5)["model.embed_tokens.weight"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("mode", "turns"), [("ascending", [0, 0, 1, 1]), ("descending", [1, 1, 0, 0]), ("fixed", [0, 0, 0, 0])]
+)
+def test_badam_moves_one_layer_at_a_time(learn: Learn, mode: str, turns: list[int]) -> None:
+    loaded, _ = learn(training={"max_steps": 1}, method="full")
+    settings = {"optimizer": "badam", "optimizer_kwargs": {"switch_interval": 2, "switch_mode": mode}}
+    optimizer = optimizers.create(loaded.model, Recipe(method="full", training=settings))
+    layers = loaded.model.model.layers
+    outside = [loaded.model.model.embed_tokens.weight, loaded.model.model.norm.weight]
+    assert not any(p.requires_grad for p in outside)
+    for turn in turns:
+        before = [[p.detach().clone() for p in layer.parameters()] for layer in layers]
+        loaded.model(torch.arange(5, 20)[None], labels=torch.arange(5, 20)[None]).loss.backward()
+        with_gradient = [any(p.grad is not None for p in layer.parameters()) for layer in layers]
+        assert with_gradient == [number == turn for number in range(2)]
+        optimizer.step()
+        optimizer.zero_grad()
+        for number, layer in enumerate(layers):
+            pairs = zip(layer.parameters(), before[number], strict=True)
+            assert any(not torch.equal(p, old) for p, old in pairs) == (number == turn)
+
+
+def test_adam_mini_keeps_one_second_moment_for_each_head(
+    learn: Learn, tiny_model_folder: Callable[..., Path]
+) -> None:
+    if reason := optimizers.why_not("adam_mini"):
+        pytest.skip(reason)
+    folder = tiny_model_folder(head_dim=16)  # four heads of 16 in a width of 32
+    loaded, _ = learn(training={"max_steps": 1}, method="full", model={"source": str(folder)})
+    settings = {"optimizer": "adam_mini", "layerwise_decay": 0.5, "weight_decay": 0.1}
+    optimizer = optimizers.create(loaded.model, Recipe(method="full", training=settings))
+    loaded.model(torch.arange(5, 20)[None], labels=torch.arange(5, 20)[None]).loss.backward()
+    optimizer.step()
+    attention = loaded.model.model.layers[0].self_attn
+    state = optimizer.state
+    assert state[attention.q_proj.weight]["v_mean"].shape == (4,)
+    assert state[attention.k_proj.weight]["v_mean"].shape == (2,)
+    assert state[attention.v_proj.weight]["v_mean"].shape == ()
+    groups = {id(group["params"][0]): group for group in optimizer.param_groups}
+    assert groups[id(attention.q_proj.weight)]["lr"] == 0.5 * 2e-4
+    assert groups[id(loaded.model.model.layers[1].input_layernorm.weight)]["weight_decay"] == 0
+    assert optimizer.param_groups[0]["lr"] == 2e-4
+
+
+def test_the_curvature_is_that_of_the_gauss_newton_matrix(learn: Learn) -> None:
+    loaded, _ = learn(training={"max_steps": 1}, method="full")
+    model, way = loaded.model.eval(), choose(loaded.model)
+    ids = torch.arange(5, 9)[None]
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.arange(4)[None],
+        "cu_seqlens": torch.tensor([0, 4], dtype=torch.int32),
+    }
+    norm = model.model.norm.weight
+    with torch.no_grad():
+        hidden = model.model(ids).last_hidden_state[0, :-1] / norm
+
+    def logits(weight: torch.Tensor) -> torch.Tensor:
+        return (hidden * weight) @ model.lm_head.weight.T
+
+    slopes = torch.func.jacrev(logits)(norm.detach())  # (tokens, words, width)
+    chances = logits(norm.detach()).softmax(-1)
+    mean = torch.einsum("tv,tvw->tw", chances, slopes)
+    exact = (torch.einsum("tv,tvw->tw", chances, slopes**2) - mean**2).mean(0)
+    torch.manual_seed(0)
+    norm.grad = torch.ones_like(norm)
+    found = torch.stack([curvature(model, way, batch, [norm])[0] for _ in range(400)]).mean(0)
+    assert torch.equal(norm.grad, torch.ones_like(norm))
+    assert (found.sum() / exact.sum() - 1).abs() < 0.15
+
+
+def test_galore_projects_the_modules_that_are_named(learn: Learn) -> None:
+    if reason := optimizers.why_not("galore"):
+        pytest.skip(reason)
+    loaded, _ = learn(training={"max_steps": 1}, method="full")
+
+    def projected(*names: str) -> set[str]:
+        training = {"optimizer": "galore", "optimizer_kwargs": {"target_modules": names}}
+        optimizer = optimizers.create(loaded.model, Recipe(method="full", training=training))
+        known = {id(p): name for name, p in loaded.model.named_parameters()}
+        return {known[id(p)] for group in optimizer.param_groups if "rank" in group for p in group["params"]}
+
+    assert {name.split(".")[-2] for name in projected("q_proj", "mlp")} == {
+        "q_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    assert len(projected()) == 14
+    with pytest.raises(RunError, match="qq_proj"):
+        projected("qq_proj")
 
 
 def test_noise_is_as_large_as_a_token_s_own_row_says(learn: Learn) -> None:
@@ -189,10 +289,27 @@ def test_the_best_weights_come_back_at_the_end() -> None:
         ({"training": {"optimizer_kwargs": {"beta3": 1}}}, ("training.optimizer_kwargs.beta3", "beta2")),
         ({"training": {"optimizer_kwargs": {"beta1": "x"}}}, ("training.optimizer_kwargs.beta1", "0.9")),
         (
+            {"method": "full", "training": {"optimizer": "badam", "optimizer_kwargs": {"switch_mode": "up"}}},
+            ("training.optimizer_kwargs.switch_mode", "ascending"),
+        ),
+        (
+            {"method": "full", "training": {"optimizer": "galore", "optimizer_kwargs": {"rank": 0}}},
+            ("training.optimizer_kwargs.rank", "above 0"),
+        ),
+        (
+            {
+                "method": "full",
+                "training": {"optimizer": "badam"},
+                "compute": {"launch": "torchrun", "processes": 2},
+            },
+            ("training.optimizer 'badam'", "compute.processes"),
+        ),
+        (
             {"training": {"lr_scheduler_kwargs": {"power": 2}}},
             ("training.lr_scheduler_kwargs.power", "cosine"),
         ),
         ({"training": {"optimizer": "schedule_free"}}, ("'schedule_free'", "training.lr_scheduler")),
+        ({"training": {"optimizer": "sophia"}, "objective": "dpo"}, ("'sophia'", "objective 'dpo'")),
         ({"training": {"keep_best": True, "evals": 0}}, ("training.keep_best", "training.evals")),
         ({"training": {"keep_best": True, "ema_decay": 0.9}}, ("training.keep_best", "training.ema_decay")),
         (
@@ -213,6 +330,8 @@ def test_what_does_not_go_together_is_named(changes: dict[str, Any], words: tupl
 
 
 def test_a_package_that_is_missing_is_named(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match="pytorch-optimizer"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"training\.optimizer 'lion' needs the package pytorch-optimizer"):
         learn(training={"optimizer": "lion"}, method={"rank": 2})
+    with pytest.raises(RunError, match="pytorch-optimizer"):  # before the data or a model is looked for
+        check_machine(Recipe(training={"optimizer": "lion"}))

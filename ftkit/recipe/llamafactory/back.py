@@ -119,12 +119,15 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.revision is not None:
         found["model_revision"] = recipe.model.revision
     adapter = getattr(recipe.method, "start_from", None)
-    if adapter:
-        found["adapter_name_or_path"] = adapter
+    below = getattr(recipe.method, "stack_on", None)
+    if adapter or below:
+        found["adapter_name_or_path"] = adapter or below
+    if below:
+        found["create_new_adapter"] = True
     quantization = getattr(recipe.model, "quantization", None) or ""
     if quantization in ("4bit", "8bit"):
         found["quantization_bit"] = int(quantization[0])
-    elif quantization in ("hqq4", "hqq8"):
+    elif quantization.startswith("hqq"):
         found |= {"quantization_bit": int(quantization[3:]), "quantization_method": "hqq"}
     tokens = getattr(recipe.model, "new_tokens", ())
     if tokens:
@@ -223,5 +226,4 @@ def _compute(recipe: Recipe) -> dict[str, Any]:
 
 def _output(recipe: Recipe) -> dict[str, Any]:
     output = recipe.output
-    best = {"load_best_model_at_end": True} if output.keep_best and recipe.training.evals else {}
-    return {"output_dir": str(output.folder / output.name) if output.name else str(output.folder), **best}
+    return {"output_dir": str(output.folder / output.name) if output.name else str(output.folder)}

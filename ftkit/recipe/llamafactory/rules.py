@@ -72,7 +72,19 @@ def _rule(function: Callable[[Key, Any, Given], Outcome]) -> Callable[[Key, Any,
 def adapter(key: Key, value: tuple[str, ...], given: Given) -> Outcome:
     if len(value) > 1:
         return Wrong("ftkit goes on from one adapter.", "Merge the others into the model first.")
-    return Sets({"method.start_from": value[0]}) if value else _OFF
+    if not value:
+        return _OFF
+    above = given.values.get("create_new_adapter") and given.method == "lora"
+    return Sets({"method.stack_on" if above else "method.start_from": value[0]})
+
+
+@_rule
+def new_adapter(key: Key, value: bool, given: Given) -> Outcome:
+    if not value or not given.values.get("adapter_name_or_path"):
+        return _OFF
+    if given.method != "lora":
+        return Left("an adapter of this kind goes on being trained; merge it into the model for a new one")
+    return Sets({}, "a new adapter above the one in adapter_name_or_path (method.stack_on)")
 
 
 @_rule
@@ -298,7 +310,7 @@ def optimizer_setting(key: Key, value: str | tuple[str, ...], given: Given) -> O
     if "all" in ((value,) if isinstance(value, str) else value):
         return Holds("every linear layer")
     assert key.to is not None
-    return Sets({key.to: value})
+    return Sets({key.to: [value] if isinstance(value, str) else list(value)})
 
 
 @_rule
@@ -337,7 +349,7 @@ def with_evals(key: Key, value: float, given: Given) -> Outcome:
 @_rule
 def saves(key: Key, value: str, given: Given) -> Outcome:
     if value == "best":
-        return Sets({"output.keep_best": True})
+        return Sets({"training.keep_best": True})
     return _times("checkpoints", value, given.get("save_steps"), given)
 
 
@@ -346,15 +358,6 @@ def with_saves(key: Key, value: float, given: Given) -> Outcome:
     if given.get("save_strategy") != "steps":
         return Left("read where save_strategy is steps")
     return _times("checkpoints", "steps", value, given)
-
-
-@_rule
-def keep_best(key: Key, value: bool, given: Given) -> Outcome:
-    if not value:
-        return _OFF
-    return Sets(
-        {"output.keep_best": True}, "the best checkpoint is kept; what is saved at the end is the last"
-    )
 
 
 def _times(name: str, strategy: str, each: float, given: Given) -> Outcome:
