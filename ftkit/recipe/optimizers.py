@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ftkit.recipe import extras
+
 OptimizerName = Literal[
     "adamw",
     "adafactor",
@@ -136,6 +138,13 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "reduce_lr_on_plateau": {"factor": 0.5, "patience": 1, "threshold": 1e-4, "min_lr": 0.0},
 }
 """Settings of each schedule with their defaults: the keys of `training.lr_scheduler_kwargs`."""
+
+
+def why_not(name: str) -> str:
+    """Why an optimizer cannot be had on this machine; empty where it can."""
+    if name == "muon":
+        return extras.older("torch", (2, 9))
+    return extras.missing(OPTIMIZERS[name].package, "optimizers")
 
 
 def check_settings(given: Mapping[str, Any], known: Mapping[str, Any], of: str, path: str) -> None:

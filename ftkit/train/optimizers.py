@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,23 +19,12 @@ from transformers.trainer_pt_utils import get_parameter_names
 from ftkit.errors import RunError
 from ftkit.models.blocks import find
 from ftkit.recipe import LoRA, Recipe, Training
-from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
+from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, why_not
 
 _NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """As in transformers' Trainer."""
-_MODULES = {"pytorch-optimizer": "pytorch_optimizer", "apollo-torch": "apollo_torch"}
 Groups = list[dict[str, Any]]
 Settings = Mapping[str, Any]
-
-
-def why_not(name: str) -> str:
-    """Why an optimizer cannot be had on this machine; empty where it can."""
-    package = OPTIMIZERS[name].package
-    if package and find_spec(_MODULES.get(package, package)) is None:
-        return f"training.optimizer {name!r} needs the package {package}: pip install 'ftkit[optimizers]'"
-    if name == "muon" and not hasattr(torch.optim, "Muon"):
-        return "training.optimizer 'muon' needs torch 2.9 or newer"
-    return ""
 
 
 def create(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -49,7 +37,9 @@ def create(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     name = recipe.training.optimizer
     if reason := why_not(name):
-        raise RunError(f"{reason}.", "Install it, or choose another training.optimizer.")
+        raise RunError(
+            f"training.optimizer {name!r} {reason}.", "Install it, or choose another training.optimizer."
+        )
     settings = {**OPTIMIZERS[name].settings, **recipe.training.optimizer_kwargs}
     return _MAKERS[name](parameter_groups(model, recipe), settings, model)
 
