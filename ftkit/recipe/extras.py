@@ -1,11 +1,21 @@
 """Packages that some choices of a Recipe need and that do not come with ftkit: whether they are here, and how
-to get them. Nothing is imported to find out."""
+to get them. Nothing is imported to find out.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+FIELDS = (
+    "model.quantization",
+    "compute.device",
+    "compute.backend",
+    "compute.dtype",
+    "compute.launch",
+    "training.optimizer",
+)
+"""Fields some of whose values not every machine can do: `ftkit.models.machine` says which."""
 _MODULES = {"pytorch-optimizer": "pytorch_optimizer", "apollo-torch": "apollo_torch"}
 """What a distribution is imported as, where that is another name."""
 

@@ -17,6 +17,7 @@ from ftkit.ui.form import Field, folded, grid, label, section_form
 from ftkit.ui.opening import OpenBox
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class TrainPanel(Panel):
 
     def _build(self) -> None:
         workspace = self.workspace
+        self.objective = UnionForm(workspace, "objective", "What is learned", "What the rows are to teach.")
         names = list(presets.PRESETS)
         tooltips = [f"{p.about} {p.rough_time}" for p in presets.PRESETS.values()]
         options = [(name.capitalize(), name) for name in names]
@@ -182,6 +184,7 @@ class TrainPanel(Panel):
         self.fill(
             [
                 widgets.HTML(markup.heading("Train", "How long and how fast to learn.")),
+                card(self.objective),
                 card(self._presets, self._preset_about, first),
                 more,
                 card(row(self._start, self._pause, self._stop, self._new), self._message, self._progress),
