@@ -331,9 +331,9 @@ def _lacking(device: Any) -> dict[str, dict[str, str]]:
 def _note_on(path: str, value: Any, reasons: Mapping[str, str]) -> str:
     """What there is to say of a choice, and of those that cannot be had here."""
     parts = []
-    if path == "training.optimizer" and value in OPTIMIZERS:
+    if path == "training.optimizer":
         parts.append(markup.prose(OPTIMIZERS[value].about))
-    if value is not None and value in reasons:
+    if isinstance(value, str) and value in reasons:
         parts.append(f'<span class="ftk-wrong">{markup.escape(value)} {markup.escape(reasons[value])}</span>')
     alike: dict[str, list[str]] = {}
     for name, why in reasons.items():
@@ -366,5 +366,6 @@ def _section_class(recipe: Recipe, section: str, name: str) -> Any:
 
 def _plainly(message: str, path: str) -> str:
     """A Recipe's error for the person at the control: without the path, which the label says already."""
-    lines = [line.removeprefix(f"{path}: ") for line in message.splitlines()]
+    lines = [line.removeprefix("recipe: ").removeprefix(f"{path}: ") for line in message.splitlines()]
+    lines = [line.removeprefix(f"{path}.") for line in lines]
     return "\n".join(re.sub(r"^(Input|Value) should", "It should", line) for line in lines)

@@ -357,8 +357,12 @@ class TrainPanel(Panel):
 
 
 def _start(recipe: Recipe) -> Run:
+    from ftkit.models.machine import refused
     from ftkit.runs import start
 
+    if found := refused(recipe):
+        lines = [f"{path}: {reason}." for path, reason in found.items()]
+        raise RecipeError("\n".join(lines), "Install it, or choose something else; nothing was started.")
     return start(recipe)
 
 
