@@ -46,7 +46,7 @@ def branch_folder(of: RunFolder, step: int | None, changes: dict[str, Any]) -> R
 
 
 def relatives(run: Run, most: int) -> list[Run]:
-    """Runs to look at beside a run: those that it came from, the nearest first, then its branches, newest first.
+    """Runs to look at beside a run: those that it came from, nearest first, then its branches, newest first.
 
     Parameters
     ----------

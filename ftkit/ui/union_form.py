@@ -96,6 +96,8 @@ class UnionForm(widgets.VBox):
         self._recipe_changed(None)
 
     def _picked(self, change: Any) -> None:
+        if change["new"] == self.current:
+            return
         try:
             self.choose(change["new"])
             self._wrong.value = ""
