@@ -5,7 +5,6 @@ Packages are looked for without an import; torch is asked only where there is an
 
 from __future__ import annotations
 
-import functools
 from typing import Any, get_args
 
 from ftkit.models import precision
@@ -32,7 +31,8 @@ def refused(recipe: Recipe) -> dict[str, str]:
     """The fields of a Recipe that this machine cannot carry out, each with the value and the reason."""
     found = {}
     for field, values in lacking(probe(recipe.compute.device)).items():
-        value = functools.reduce(getattr, field.split("."), recipe)
+        section, name = field.split(".")
+        value = getattr(getattr(recipe, section), name)
         if value in values:
             found[field] = f"{value!r} {values[value]}"
     kinds: dict[str, Any] = {"method": recipe.method, "objective": recipe.objective}

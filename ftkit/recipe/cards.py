@@ -22,6 +22,8 @@ from ftkit.recipe.schema import Recipe
 _CITED = re.compile(r"\s*\(([^()]*arXiv:[^()]*)\)")
 _PAPER = re.compile(r"([^;]*?),?\s*arXiv:(\d{4}\.\d{4,5})[,;]?\s*")
 
+_GROUPS: Mapping[str, str] = {**READS, **SAVES}
+
 
 @dataclass(frozen=True)
 class Card:
@@ -100,6 +102,6 @@ def _card(name: str, kind: type[Kind]) -> Card:
     papers = tuple(
         (who or f"arXiv:{number}", f"https://arxiv.org/abs/{number}") for who, number in _PAPER.findall(cited)
     )
-    group = READS.get(getattr(kind, "reads", None), "") or SAVES.get(getattr(kind, "saves", None), "")
+    group = _GROUPS.get(getattr(kind, "reads", "")) or _GROUPS.get(getattr(kind, "saves", ""), "")
     title = kind.title or name.replace("_", " ").capitalize()
     return Card(name, title, _CITED.sub("", text), papers, group)

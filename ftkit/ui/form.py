@@ -7,7 +7,6 @@ machine cannot do is greyed out, with the reason.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -24,6 +23,11 @@ from ftkit.ui.typed import kind, read, show
 from ftkit.ui.workspace import Workspace
 
 _LABELS = {
+    "ema_decay": "EMA decay",
+    "init": "First values",
+    "lr_scheduler_kwargs": "Settings of the schedule",
+    "neftune_alpha": "NEFTune alpha",
+    "optimizer_kwargs": "Settings of the optimizer",
     "dtype": "Precision",
     "ld_alpha": "Weight of the longer reply's rest",
     "lora": "LoRA",
@@ -319,7 +323,10 @@ def folded(builders: Mapping[str, Callable[[], widgets.Widget]]) -> widgets.Acco
 
 def _section(recipe: Recipe, path: str) -> Any:
     """What is at a dotted path, such as `compute.fast`; None where the class in use has no such field."""
-    return functools.reduce(lambda part, name: getattr(part, name, None), path.split("."), recipe)
+    part: Any = recipe
+    for name in path.split("."):
+        part = getattr(part, name, None)
+    return part
 
 
 def _lacking(device: Any) -> dict[str, dict[str, str]]:

@@ -50,6 +50,7 @@ class UnionForm(widgets.VBox):
         host.set_tooltip(self.others, f"All {len(kinds(section))} of them, with a sentence and a paper each")
         self.others.observe(lambda _: self._unfold(), "value")
         self._row = row(self._chosen, self.others)
+        self._row.add_class("ftk-pick-row")
         self._wrong = widgets.HTML()
         self._wrong.add_class("ftk-wrong")
         super().__init__()
@@ -121,8 +122,7 @@ class UnionForm(widgets.VBox):
 
     def _show_chosen(self, name: str) -> None:
         reason = why_not(self.section, name)
-        unfolded = self.others.value
-        text = markup.muted("One of these:") if unfolded else markup.choice(card(self.section, name))
+        text = "" if self.others.value else markup.choice(card(self.section, name))
         if reason:
             text += markup.note(f"This machine cannot do it: {reason}.", "warn")
         if self._chosen.value != text:

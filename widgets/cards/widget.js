@@ -1,12 +1,10 @@
 // Cards of which one is chosen: radio buttons, so that keys and screen readers know what they are.
 
-let made = 0;
-
 function render({ model, el }) {
   el.classList.add("ftk-widget", "ftk-cards");
   el.setAttribute("role", "radiogroup");
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // arrows choose here, in JupyterLab as elsewhere
-  const name = `ftk-cards-${++made}`;
+  const name = unique("ftk-cards");
   const radios = new Map();
 
   function paper([who, address]) {

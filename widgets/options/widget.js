@@ -1,10 +1,8 @@
 // A list to choose from in which what cannot be had is greyed out, with the reason behind its name.
 
-let made = 0;
-
 function render({ model, el }) {
   el.classList.add("ftk-widget", "ftk-options");
-  const id = `ftk-options-${++made}`;
+  const id = unique("ftk-options");
   const label = element("label", "widget-label", "", { for: id });
   const select = element("select", "", undefined, { id });
   const box = element("div", "jupyter-widgets widget-inline-hbox widget-dropdown");

@@ -226,8 +226,9 @@ class TrainPanel(Panel):
         preset = presets.PRESETS.get(name or "")
         about = "Your own settings."
         if preset is not None:
-            rough = f"The starter model takes {preset.rough_time} on two CPU cores."
-            about = f"{preset.about} {rough}"
+            about = preset.about
+            if recipe.method.saves == "adapter" and recipe.objective.reads == "texts":  # what was measured
+                about += f" The starter model takes {preset.rough_time} on two CPU cores."
         self._preset_about.value = markup.muted(about)
         if self._show_code.value:
             self._code.text = self.code()
