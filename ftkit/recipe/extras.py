@@ -15,7 +15,7 @@ FIELDS = (
     "compute.launch",
     "training.optimizer",
 )
-"""Fields some of whose values not every machine can do: `ftkit.models.machine` says which."""
+"""Fields some of whose values not every machine can do: `ftkit.models.capabilities` says which."""
 _MODULES = {"pytorch-optimizer": "pytorch_optimizer", "apollo-torch": "apollo_torch"}
 """What a distribution is imported as, where that is another name."""
 

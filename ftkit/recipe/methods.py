@@ -6,22 +6,36 @@ weights of the model itself (`saves = "model"`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
+from ftkit.recipe._base import Fraction, Kind, NonNegativeInt, PositiveInt, Presets
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Saves = Literal["adapter", "model"]
+SAVES: Mapping[Saves, str] = {
+    "adapter": "An adapter beside the model, whose own weights stay",
+    "model": "The model's own weights",
+}
+"""What is trained and saved, in the words of a heading."""
 
 
-class Adapter(Section):
+def _sizes(**fields: tuple[Any, Any, Any]) -> Presets:
+    """What the three presets, from the quickest to the most thorough, change of a method's fields."""
+    names = ("quick look", "balanced", "thorough")
+    return {
+        name: {f"method.{field}": values[place] for field, values in fields.items()}
+        for place, name in enumerate(names)
+    }
+
+
+class Adapter(Kind):
     """What is trained lies beside the model, whose own weights stay as they are."""
 
     type: str
-    saves: ClassVar[Literal["adapter", "model"]] = "adapter"
-    rate: ClassVar[float] = 1.0
-    """A good learning rate for the method, as a multiple of LoRA's."""
+    saves: ClassVar[Saves] = "adapter"
 
     start_from: str | None = None
     """Go on training this adapter: the `adapter` folder of a run. Its own rank and layers are kept."""
@@ -40,6 +54,10 @@ class OnLayers(Adapter):
 
 class LoRA(OnLayers):
     """Train small low-rank matrices beside the frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    title: ClassVar[str] = "LoRA"
+    main: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout", "target_modules")
+    presets: ClassVar[Presets] = _sizes(rank=(8, 16, 32), alpha=(16.0, 32.0, 64.0))
 
     type: Literal["lora"] = "lora"
     rank: PositiveInt = 16
@@ -87,8 +105,12 @@ class LoRA(OnLayers):
 
 
 class AdaLoRA(OnLayers):
-    """LoRA whose ranks move, while it trains, to the layers that need them (arXiv:2303.10512)."""
+    """LoRA whose ranks move, while it trains, to the layers that need them (Zhang et al. 2023,
+    arXiv:2303.10512)."""
 
+    title: ClassVar[str] = "AdaLoRA"
+    main: ClassVar[tuple[str, ...]] = ("rank", "first_rank", "alpha", "target_modules")
+    presets: ClassVar[Presets] = _sizes(rank=(4, 8, 16), first_rank=(6, 12, 24))
     rate: ClassVar[float] = 5.0
 
     type: Literal["adalora"] = "adalora"
@@ -119,7 +141,10 @@ class AdaLoRA(OnLayers):
 
 
 class OFT(OnLayers):
-    """Turn each layer's inputs by a learned rotation, in blocks (arXiv:2306.07280, arXiv:2506.19847)."""
+    """Turn each layer's inputs by a learned rotation, in blocks (Qiu et al. 2023, arXiv:2306.07280; OFTv2,
+    arXiv:2506.19847)."""
+
+    title: ClassVar[str] = "OFT"
 
     type: Literal["oft"] = "oft"
     block_size: PositiveInt = 32
@@ -129,7 +154,10 @@ class OFT(OnLayers):
 
 
 class BOFT(OnLayers):
-    """Turn each layer's outputs by a learned rotation in small blocks, and scale them (arXiv:2311.06243)."""
+    """Turn each layer's outputs by a learned rotation in small blocks, and scale them (Liu et al. 2023,
+    arXiv:2311.06243)."""
+
+    title: ClassVar[str] = "BOFT"
 
     type: Literal["boft"] = "boft"
     block_size: PositiveInt = 4
@@ -139,8 +167,10 @@ class BOFT(OnLayers):
 
 
 class IA3(Adapter):
-    """Scale keys, values and the feed-forward by learned vectors: very few parameters (arXiv:2205.05638)."""
+    """Scale keys, values and the feed-forward by learned vectors: very few parameters (Liu et al. 2022,
+    arXiv:2205.05638)."""
 
+    title: ClassVar[str] = "IA3"
     rate: ClassVar[float] = 25.0
 
     type: Literal["ia3"] = "ia3"
@@ -159,8 +189,12 @@ class IA3(Adapter):
 
 
 class VeRA(OnLayers):
-    """Scale random matrices that all layers share: fewer parameters than LoRA (arXiv:2310.11454)."""
+    """Scale random matrices that all layers share: fewer parameters than LoRA (Kopiczko et al. 2023,
+    arXiv:2310.11454)."""
 
+    title: ClassVar[str] = "VeRA"
+    main: ClassVar[tuple[str, ...]] = ("rank", "first_scale", "dropout", "target_modules")
+    presets: ClassVar[Presets] = _sizes(rank=(128, 256, 512))
     rate: ClassVar[float] = 20.0
 
     type: Literal["vera"] = "vera"
@@ -173,8 +207,11 @@ class VeRA(OnLayers):
 
 
 class PromptTuning(Adapter):
-    """Learn a few vectors that stand before every text in place of words (arXiv:2104.08691)."""
+    """Learn a few vectors that stand before every text in place of words (Lester et al. 2021,
+    arXiv:2104.08691)."""
 
+    title: ClassVar[str] = "Prompt tuning"
+    presets: ClassVar[Presets] = _sizes(tokens=(10, 20, 40))
     rate: ClassVar[float] = 50.0
 
     type: Literal["prompt_tuning"] = "prompt_tuning"
@@ -185,8 +222,10 @@ class PromptTuning(Adapter):
 
 
 class PrefixTuning(Adapter):
-    """Learn keys and values that every layer sees before the text (arXiv:2101.00190)."""
+    """Learn keys and values that every layer sees before the text (Li and Liang 2021, arXiv:2101.00190)."""
 
+    title: ClassVar[str] = "Prefix tuning"
+    presets: ClassVar[Presets] = _sizes(tokens=(10, 20, 40))
     rate: ClassVar[float] = 25.0
 
     type: Literal["prefix_tuning"] = "prefix_tuning"
@@ -196,18 +235,23 @@ class PrefixTuning(Adapter):
     """Begin as this text, repeated or cut to `tokens`. Empty: random words."""
 
 
-class FullFineTuning(Section):
+class FullFineTuning(Kind):
     """Train every weight of the model. Needs several times the memory of LoRA."""
 
-    saves: ClassVar[Literal["adapter", "model"]] = "model"
+    title: ClassVar[str] = "Full fine-tuning"
+    rate: ClassVar[float] = 0.1
+    saves: ClassVar[Saves] = "model"
 
     type: Literal["full"] = "full"
 
 
-class Freeze(Section):
-    """Train some of the model's layers and freeze the rest; or add layers (LLaMA Pro, arXiv:2401.02415)."""
+class Freeze(Kind):
+    """Train some of the model's layers and freeze the rest; or add layers (LLaMA Pro, Wu et al. 2024,
+    arXiv:2401.02415)."""
 
-    saves: ClassVar[Literal["adapter", "model"]] = "model"
+    title: ClassVar[str] = "Some layers"
+    rate: ClassVar[float] = 0.1
+    saves: ClassVar[Saves] = "model"
 
     type: Literal["freeze"] = "freeze"
     last_layers: PositiveInt | None = None

@@ -2,27 +2,41 @@
 
 `reads` says what an objective needs of a row: `texts` to imitate, `pairs` of a better and a worse reply,
 `rated` replies, or `prompts` that the model answers itself. `head` says what the model puts out: `words`,
-or one `score` for a whole text.
+or one `score` for a whole text. What else a person reads before they choose is in `Kind`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftkit.recipe._base import PositiveInt, Section
+from ftkit.recipe._base import Kind, Lines, PositiveInt, Presets
 
 Reads = Literal["texts", "pairs", "rated", "prompts"]
 Head = Literal["words", "score"]
+READS: Mapping[Reads, str] = {
+    "texts": "From texts to imitate",
+    "pairs": "From pairs of a better and a worse reply",
+    "rated": "From replies rated good or bad",
+    "prompts": "From rewards for the model's own replies",
+}
+"""What an objective reads, in the words of a heading."""
 Beta = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Doubt = Annotated[float, Field(ge=0.0, lt=0.5)]
+_PAIRS: Presets = {
+    "balanced": {"training.epochs": 1.0},
+    "thorough": {"training.epochs": 3.0},
+}
+"""Preferences are learned in fewer passes than texts: soon the model is only surer of the rows it knows."""
 
 
-class SFT(Section):
+class SFT(Kind):
     """Supervised fine-tuning: learn the assistant's replies (Ouyang et al. 2022, arXiv:2203.02155)."""
 
+    title: ClassVar[str] = "Chat (supervised)"
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["sft"] = "sft"
@@ -44,17 +58,21 @@ class SFT(Section):
         return self
 
 
-class Pretraining(Section):
+class Pretraining(Kind):
     """Continued pre-training: learn every token of plain text (Gururangan et al. 2020, arXiv:2004.10964)."""
 
+    title: ClassVar[str] = "Plain text"
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["pretraining"] = "pretraining"
 
 
-class DPO(Section):
+class DPO(Kind):
     """Prefer the chosen reply to the rejected, near a reference (Rafailov et al. 2023, arXiv:2305.18290)."""
 
+    title: ClassVar[str] = "DPO"
+    rate: ClassVar[float] = 0.1
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
     head: ClassVar[Head] = "words"
     type: Literal["dpo"] = "dpo"
@@ -81,9 +99,12 @@ class DPO(Section):
         return self
 
 
-class ORPO(Section):
+class ORPO(Kind):
     """Learn the chosen reply and prefer it by its odds (Hong et al. 2024, arXiv:2403.07691). No reference."""
 
+    title: ClassVar[str] = "ORPO"
+    rate: ClassVar[float] = 0.25
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
     head: ClassVar[Head] = "words"
     type: Literal["orpo"] = "orpo"
@@ -91,9 +112,12 @@ class ORPO(Section):
     """Weight of the preference beside learning the chosen reply; the paper's lambda."""
 
 
-class SimPO(Section):
+class SimPO(Kind):
     """Make the chosen reply likelier per token, by a margin (SimPO, Meng et al. 2024, arXiv:2405.14734)."""
 
+    title: ClassVar[str] = "SimPO"
+    rate: ClassVar[float] = 0.1
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
     head: ClassVar[Head] = "words"
     type: Literal["simpo"] = "simpo"
@@ -105,9 +129,12 @@ class SimPO(Section):
     """Weight of learning the chosen reply as such beside the preference."""
 
 
-class CPO(Section):
+class CPO(Kind):
     """Learn the chosen reply and prefer it (Xu et al. 2024, arXiv:2401.08417). No reference."""
 
+    title: ClassVar[str] = "CPO"
+    rate: ClassVar[float] = 0.1
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
     head: ClassVar[Head] = "words"
     type: Literal["cpo"] = "cpo"
@@ -130,9 +157,12 @@ class CPO(Section):
         return self
 
 
-class KTO(Section):
+class KTO(Kind):
     """Learn from replies rated good or bad, each by itself (Ethayarajh et al. 2024, arXiv:2402.01306)."""
 
+    title: ClassVar[str] = "KTO"
+    rate: ClassVar[float] = 0.1
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "rated"
     head: ClassVar[Head] = "words"
     type: Literal["kto"] = "kto"
@@ -146,9 +176,12 @@ class KTO(Section):
     """Weight of learning the good replies as such beside the preference."""
 
 
-class Reward(Section):
+class Reward(Kind):
     """Learn to score replies as people prefer them, not to talk (Ouyang et al. 2022, arXiv:2203.02155)."""
 
+    title: ClassVar[str] = "Reward model"
+    rate: ClassVar[float] = 0.5
+    presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
     head: ClassVar[Head] = "score"
     type: Literal["reward"] = "reward"
@@ -156,12 +189,34 @@ class Reward(Section):
     """Pull of the mean score of a pair towards zero, such as 0.01 (arXiv:2312.09244). Empty: none."""
 
 
-class _Rewarded(Section):
+class _Rewarded(Kind):
     """What the objectives share by which a model learns from rewards for its own replies."""
 
+    rate: ClassVar[float] = 0.25
+    presets: ClassVar[Presets] = {
+        "quick look": {
+            "objective.num_generations": 4,
+            "objective.max_new_tokens": 64,
+            "training.batch_size": 2,
+        },
+        "balanced": {
+            "objective.num_generations": 4,
+            "objective.max_new_tokens": 128,
+            "training.batch_size": 4,
+            "training.epochs": 1.0,
+        },
+        "thorough": {
+            "objective.num_generations": 8,
+            "objective.max_new_tokens": 128,
+            "training.batch_size": 4,
+            "training.epochs": 2.0,
+        },
+    }
+    package: ClassVar[str] = "trl"
+    extra: ClassVar[str] = "trl"
     reads: ClassVar[Reads] = "prompts"
     head: ClassVar[Head] = "words"
-    rewards: tuple[str, ...] = ()
+    rewards: Lines = ()
     """What replies are rewarded by, summed: `json`, `exact_match`, `length:200` (characters at most),
     `regex:PATTERN`, `model:FOLDER` (a reward model), or the name of a function of yours."""
     num_generations: Annotated[int, Field(ge=2)] = 4
@@ -175,6 +230,7 @@ class _Rewarded(Section):
 class GRPO(_Rewarded):
     """Make its replies likelier that are rewarded above their group (Shao et al. 2024, arXiv:2402.03300)."""
 
+    title: ClassVar[str] = "GRPO"
     type: Literal["grpo"] = "grpo"
     beta: Weight = 0.0
     """How strongly the model is held to the reference. 0: not at all, and faster."""
@@ -183,6 +239,7 @@ class GRPO(_Rewarded):
 class RLOO(_Rewarded):
     """Reinforce the replies that are rewarded above the others (Ahmadian et al. 2024, arXiv:2402.14740)."""
 
+    title: ClassVar[str] = "RLOO"
     type: Literal["rloo"] = "rloo"
     beta: Weight = 0.05
     """How strongly the model is held to the reference. 0: not at all, and faster."""

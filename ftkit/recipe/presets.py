@@ -1,4 +1,8 @@
-"""Presets: a few named answers to "how long should it learn?", as changes to a Recipe."""
+"""Presets: a few named answers to "how long should it learn?", as changes to a Recipe.
+
+What a preset means for a method or an objective (its rank, its learning rate, fewer passes) stands beside
+that method or objective: `Kind.rate` and `Kind.presets`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RecipeError
-from ftkit.recipe.methods import Adapter
 
 if TYPE_CHECKING:
     from ftkit.recipe.schema import Recipe
@@ -27,31 +30,26 @@ class Preset:
         How long the starter model takes on the starter data with two CPU cores.
     training
         Fields of `Recipe.training`.
-    rank
-        Rank of the adapter where the method has one.
     learning_rate
-        Learning rate of LoRA; other methods learn at a multiple of it.
-    full_learning_rate
-        That of training the model's own weights.
+        Learning rate of supervised fine-tuning with LoRA; methods and objectives learn at a multiple of it.
     """
 
     name: str
     about: str
     rough_time: str
     training: Mapping[str, Any]
-    rank: int
     learning_rate: float
-    full_learning_rate: float
 
     def changes(self, recipe: Recipe) -> dict[str, Any]:
-        """What `recipe.replace` is to change, by dotted path; fields that the method lacks are left out."""
-        changes = {f"training.{name}": value for name, value in self.training.items()}
-        method = recipe.method
-        rate = self.learning_rate * method.rate if isinstance(method, Adapter) else self.full_learning_rate
-        changes["training.learning_rate"] = rate
-        if recipe.method.type == "lora":
-            changes |= {"method.rank": self.rank, "method.alpha": 2.0 * self.rank}
-        return changes
+        """What `recipe.replace` is to change, by dotted path."""
+        method, objective = recipe.method, recipe.objective
+        rate = float(f"{self.learning_rate * method.rate * objective.rate:.3g}")
+        return {
+            **{f"training.{name}": value for name, value in self.training.items()},
+            "training.learning_rate": rate,
+            **method.presets.get(self.name, {}),
+            **objective.presets.get(self.name, {}),
+        }
 
 
 PRESETS = {
@@ -62,27 +60,21 @@ PRESETS = {
             about="20 steps: enough to see that everything works and the loss falls.",
             rough_time="about a minute",
             training={"epochs": 1.0, "max_steps": 20, "batch_size": 8, "evals": 2, "checkpoints": 0},
-            rank=8,
             learning_rate=5e-4,
-            full_learning_rate=5e-5,
         ),
         Preset(
             name="balanced",
-            about="Two passes over the rows: a good first model.",
+            about="A pass or two over the rows: a good first model.",
             rough_time="a few minutes",
             training={"epochs": 2.0, "max_steps": None, "batch_size": 8, "evals": 10, "checkpoints": 2},
-            rank=16,
             learning_rate=2e-4,
-            full_learning_rate=2e-5,
         ),
         Preset(
             name="thorough",
-            about="Five passes with a larger adapter: slower, and watch the held-out loss for overfitting.",
+            about="More passes, with a larger adapter: slower, and watch the held-out loss for overfitting.",
             rough_time="ten minutes or more",
             training={"epochs": 5.0, "max_steps": None, "batch_size": 8, "evals": 20, "checkpoints": 5},
-            rank=32,
             learning_rate=2e-4,
-            full_learning_rate=1e-5,
         ),
     )
 }

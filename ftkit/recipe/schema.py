@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftkit.errors import RecipeError
 from ftkit.folders import is_device
-from ftkit.recipe._base import Fraction, NonNegativeInt, PositiveInt, Section
+from ftkit.recipe._base import Fraction, Lines, NonNegativeInt, PositiveInt, Section
 from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
 from ftkit.recipe.objectives import SFT, Objective
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName, check_settings
@@ -150,7 +150,7 @@ class Training(Section):
     """Pull of the weights towards zero, per step."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the gradient to this length. 0: do not clip."""
-    sample_prompts: tuple[str, ...] = ()
+    sample_prompts: Lines = ()
     """Messages that the model answers while it trains, so that one sees its replies change."""
     sample_every: PositiveInt | None = None
     """Answer them every so many steps. Empty: only when asked to."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import RunError
 from ftkit.manifest import set_aside
 from ftkit.recipe import Recipe
 from ftkit.runs.folder import RunFolder
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
+
+if TYPE_CHECKING:
+    from ftkit.runs.run import Run
 
 FIXED = ("model", "method", "data")
 """Sections that a checkpoint's weights and its place in the data depend on."""
@@ -40,6 +43,28 @@ def branch_folder(of: RunFolder, step: int | None, changes: dict[str, Any]) -> R
         set_aside(folder.path)
         raise RunError(f"The checkpoint {source.path} cannot be copied: {error}.") from None
     return folder
+
+
+def relatives(run: Run, most: int) -> list[Run]:
+    """Runs to look at beside a run: those that it came from, nearest first, then its branches, newest first.
+
+    Parameters
+    ----------
+    most
+        At most so many.
+    """
+    from ftkit.runs.run import list_runs
+
+    found: list[Run] = []
+    older = run.origin
+    while older is not None and older.path not in [run.path, *(one.path for one in found)]:
+        found.append(older)
+        older = older.origin
+    if len(found) < most:
+        known = [run.path, *(one.path for one in found)]
+        others = (one for one in list_runs(run.path.parent) if one.path not in known)
+        found += [one for one in others if (of := one.origin) is not None and of.path == run.path]
+    return found[:most]
 
 
 def _compatible(old: Recipe, new: Recipe) -> None:

@@ -113,6 +113,17 @@ class Run:
         return self._read().final_loss
 
     @property
+    def origin(self) -> Run | None:
+        """The run that this one is a branch of, where it is still there; None for a run of its own."""
+        of = self._read().branch_of
+        if of is None:
+            return None
+        try:  # it lies beside its branches, wherever their folder has gone since
+            return attach(self.path.parent / Path(of).name)
+        except (RunError, OSError, ValueError):
+            return None
+
+    @property
     def summary(self) -> Summary:
         """What the run's events add up to: notes, curves and all else that the panels show."""
         return self._read()

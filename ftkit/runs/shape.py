@@ -16,6 +16,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "steps": ("step", "total_steps"),
     "train": ("step", "epoch", "loss"),
     "eval": ("step", "epoch", "loss", "seconds"),
+    "branch": ("of", "step"),
     "checkpoint": ("step",),
     "note": ("level", "text"),
     "environment": ("facts",),
@@ -23,7 +24,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "rollout": ("step", "prompt", "reply"),
     "recipe": ("text", "sha256"),
 }
-_TEXTS = frozenset({"state", "text", "level", "path", "sha256"})
+_TEXTS = frozenset({"state", "text", "level", "path", "sha256", "of"})
 _COUNTS = frozenset({"step", "total_steps"})
 _NUMBERS = frozenset(
     (

@@ -113,6 +113,8 @@ class Summary:
     eval_loss: float | None = None
     peak_memory_gb: float | None = None
     peak_gpu_memory_gb: float | None = None
+    branch_of: str | None = None
+    branch_step: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
@@ -183,6 +185,9 @@ class Summary:
         self.state, self.detail = str(event["state"]), None if detail is None else str(detail)
         self.error = failure
 
+    def _on_branch(self, event: dict[str, Any]) -> None:
+        self.branch_of, self.branch_step = str(event["of"]), int(event["step"])
+
     def _on_stage(self, event: dict[str, Any]) -> None:
         self.stage, self.fraction = str(event["text"]), _number(event["fraction"])
 
@@ -242,6 +247,7 @@ class Summary:
 
 _HANDLERS = {
     "state": Summary._on_state,
+    "branch": Summary._on_branch,
     "stage": Summary._on_stage,
     "plan": Summary._on_plan,
     "environment": Summary._on_environment,

@@ -7,7 +7,7 @@ already, and how strongly it smooths.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ftkit.runs.curves import Floats
@@ -26,10 +26,16 @@ class History:
         Anything with a `summary`; None is a run that has not said anything.
     smoothing
         Strength of the loss's moving average, 0 to 0.999.
+
+    Attributes
+    ----------
+    beside
+        Other runs whose losses are drawn with this one's: the run that it branched from, or its branches.
     """
 
     def __init__(self, run: Any = None, smoothing: float = 0.6) -> None:
         self.run = run
+        self.beside: tuple[History, ...] = ()
         self._smoothing = smoothing
         self._summary = Summary()
         self._drawn: dict[str, int] = {}
@@ -37,6 +43,15 @@ class History:
 
     def __repr__(self) -> str:
         return f"History({', '.join(f'{name}={len(curve)}' for name, curve in self._summary.curves.items())})"
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(getattr(self.run, "name", ""))
+
+    def put_beside(self, runs: Sequence[Any]) -> None:
+        """Draw the losses of these runs, too."""
+        self.beside = tuple(History(run, self._smoothing) for run in runs)
 
     @property
     def empty(self) -> bool:
@@ -71,6 +86,8 @@ class History:
     def smooth(self, strength: float) -> None:
         """Smooth the loss by another strength, 0 (not at all) to 0.999."""
         self._smoothing = strength
+        for other in self.beside:
+            other.smooth(strength)
 
     def points(self, name: str, limit: int = 1_000) -> tuple[Floats, Floats]:
         """Steps and values of a curve, thinned; "loss_smooth" is the loss's moving average."""
@@ -91,7 +108,8 @@ class History:
         return self._summary.curves["eval_loss"].lowest
 
     def read(self) -> set[str]:
-        """Read what is new. Returns the names of the curves that changed, "notes" among them."""
+        """Read what is new. Returns the names of the curves that changed, "notes" among them; `beside` when
+        one of the other runs changed."""
         if self.run is None:
             return set()
         with self._lock:
@@ -103,7 +121,21 @@ class History:
             now |= {"notes": summary.notes_left, "samples": summary.samples_left}
             changed = {name for name, count in now.items() if count != self._drawn.get(name, 0)}
             self._drawn = now
+        news = [other.read() for other in self.beside]
+        if any(news):
+            changed.add("beside")
         return changed
+
+
+def with_relatives(run: Any, smoothing: float = 0.6) -> History:
+    """The history of a run with those that it came from and its branches beside it."""
+    from ftkit.runs.branch import relatives
+    from ftkit.ui._figure import OTHERS
+
+    history = History(run, smoothing)
+    if run is not None:
+        history.put_beside(relatives(run, len(OTHERS)))
+    return history
 
 
 class Follower:

@@ -5,7 +5,7 @@ What comes from the run (names, stages, remarks, errors) is text of strangers an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -38,11 +38,12 @@ def empty_state() -> str:
     )
 
 
-def head(name: str, folder: str, status: str, progress: Any) -> str:
-    """Name, state and how far the run is."""
+def head(name: str, folder: str, status: str, progress: Any, branched: str = "") -> str:
+    """Name, state, what it is a branch of, and how far the run is."""
     title = (
         f'<div class="ftk-run-head"><span class="ftk-name">{escape(name)}</span>{markup.state_chip(status)}'
-        f'<span class="ftk-muted">{escape(folder)}</span></div>'
+        + (f"<span>{escape(branched)}</span>" if branched else "")
+        + f'<span class="ftk-muted">{escape(folder)}</span></div>'
     )
     left, right = _where(status, progress), _times(status, progress)
     share = _share(status, progress)
@@ -61,7 +62,10 @@ def tiles(history: History, progress: Any) -> str:
         ("Train loss", _number(history.last("loss"), 4), _smoothed(history)),
         ("Eval loss", _number(history.last("eval_loss"), 4), _evaluated_at(history)),
         ("Best eval loss", _number(best[1] if best else None, 4), f"at step {best[0]:,.0f}" if best else ""),
-        *_accuracy(history),
+        *_share_of(history, "Token accuracy", "accuracy", _percent),
+        *_share_of(history, "Margin", "margin", _signed),
+        *_share_of(history, "Pairs told apart", "pair_accuracy", _percent),
+        *_share_of(history, "Reward", "reward", _signed),
         ("Tokens per second", _number(progress.tokens_per_second or None, 0), ""),
         ("Peak memory", _gigabytes(history.peak_memory_gb), "" if gpu is None else f"GPU {gpu:.2f} GB"),
     ]
@@ -76,14 +80,24 @@ def tiles(history: History, progress: Any) -> str:
     )
 
 
-def _accuracy(history: History) -> list[tuple[str, str, str]]:
-    """Of the trained tokens, the share that the model finds likeliest; nothing where the run does not say."""
-    held_out, train = history.last("eval_accuracy"), history.last("accuracy")
+def _share_of(
+    history: History, label: str, name: str, written: Callable[[float], str]
+) -> list[tuple[str, str, str]]:
+    """A figure of the held-out rows and of the training rows; nothing where the run does not tell it."""
+    held_out, train = history.last(f"eval_{name}"), history.last(name)
     if train is None:
         return []
     if held_out is None:
-        return [("Token accuracy", f"{train:.0%}", "of the training rows")]
-    return [("Token accuracy", f"{held_out:.0%}", f"held out; train {train:.0%}")]
+        return [(label, written(train), "of the training rows")]
+    return [(label, written(held_out), f"held out; train {written(train)}")]
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def remarks(notes: Sequence[Note]) -> str:

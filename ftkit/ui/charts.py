@@ -16,7 +16,7 @@ import traitlets
 from IPython import get_ipython
 
 from ftkit.ui import _figure, front
-from ftkit.ui._history import Follower, History
+from ftkit.ui._history import Follower, History, with_relatives
 from ftkit.ui.svg_chart import SvgChart, empty_message
 
 
@@ -74,7 +74,7 @@ class RunChart(go.FigureWidget):
 
     def __init__(self, run: Any = None, *, history: History | None = None, title: bool = True) -> None:
         self._lock = threading.RLock()
-        self._history = history or History(run)
+        self._history = history or with_relatives(run)
         self._titled = title
         self._log = False
         self._layout_sent: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class RunChart(go.FigureWidget):
         """Show another run. With a `history` its owner calls `draw`; without, the chart follows by itself."""
         with self._lock:
             self._end_following()
-            self._history = history or History(run)
+            self._history = history or with_relatives(run)
             self._layout_sent = {}
             self.draw(final=True)
             if history is None:
@@ -116,14 +116,17 @@ class RunChart(go.FigureWidget):
         """Smooth the train loss: 0 (not at all) to 0.999."""
         with self._lock:
             self._history.smooth(strength)
-            self.draw({"loss"})
+            self.draw({"loss", "beside"})
 
     def draw(self, changed: set[str] | None = None, final: bool = False) -> None:
-        """Send the curves in `changed` (None: all) to the browser; `final` sends everything once more."""
+        """Send the curves in `changed` (None: all) to the browser; `final` sends everything once more.
+
+        `beside` in `changed` stands for the curves of the other runs.
+        """
         with self._lock:
             everything = changed is None or final
             names = (changed or set()) | ({"loss_smooth"} if changed and "loss" in changed else set())
-            chosen = [i for i, curve in enumerate(_figure.CURVES) if everything or curve.name in names]
+            chosen = [i for i, curve in enumerate(_figure.CURVES) if everything or curve.is_in(names)]
             if chosen:
                 self._send_traces(chosen)
             self._send_layout(final)
@@ -178,7 +181,7 @@ class RunChart(go.FigureWidget):
         self.plotly_restyle({key: [part[key] for part in parts] for key in parts[0]}, chosen)
 
     def _send_layout(self, final: bool) -> None:
-        now = _figure.changing(self._history, empty_message(self._history.run))
+        now = _figure.changing(self._history, empty_message(self._history.run), titled=self._titled)
         if self._titled:
             now["title.text"] = _figure.plain(str(getattr(self._history.run, "name", "")))
         news = {path: value for path, value in now.items() if self._layout_sent.get(path, ...) != value}
@@ -196,7 +199,7 @@ class RunChart(go.FigureWidget):
 
 def still_figure(run: Any, *, log_axis: bool = False, smoothing: float = 0.6) -> go.Figure:
     """The chart of a run as it is now: an ordinary plotly figure to show, save or export."""
-    history = History(run, smoothing)
+    history = with_relatives(run, smoothing)
     history.read()
     spec = _figure.layout(history, title=run.name, log=log_axis, message=empty_message(run))
     return go.Figure(data=_figure.traces(history), layout=spec)

@@ -1,120 +1,58 @@
 """Forms generated from the Recipe's fields: label, control, tooltip, and what is wrong below the control.
 
 A field's name becomes its label, its docstring the tooltip, its type the control. What is typed is kept as
-typed: a text that is no value is explained below the control and leaves the Recipe as last valid.
+typed: a text that is no value is explained below the control and leaves the Recipe as last valid. What this
+machine cannot do is greyed out, with the reason.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-import types
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import ipywidgets as widgets
 
 from ftkit.errors import RecipeError
-from ftkit.recipe import Recipe, Section
+from ftkit.recipe import Recipe, Section, extras
+from ftkit.recipe.cards import kinds
+from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.ui import host, markup
+from ftkit.ui.ticker import Worker
+from ftkit.ui.typed import kind, read, show
 from ftkit.ui.workspace import Workspace
 
 _LABELS = {
     "dtype": "Precision",
+    "ema_decay": "EMA decay",
+    "init": "First values",
     "ld_alpha": "Weight of the longer reply's rest",
     "lora": "LoRA",
-    "mlp": "feed-forward",
-    "lr_scheduler": "Learning rate schedule",
     "loraplus_ratio": "LoRA+ ratio",
+    "lr_scheduler": "Learning rate schedule",
+    "lr_scheduler_kwargs": "Settings of the schedule",
     "max_grad_norm": "Max gradient norm",
+    "mlp": "feed-forward",
+    "neftune_alpha": "NEFTune alpha",
+    "optimizer_kwargs": "Settings of the optimizer",
     "sft_weight": "Weight of learning the chosen",
     "too_long": "Rows that are too long",
     "train_on": "Train on",
     "use_dora": "DoRA",
     "use_rslora": "rsLoRA",
 }
-_TYPES = {
-    "adalora": "AdaLoRA",
-    "boft": "BOFT",
-    "cpo": "Preference pairs (CPO)",
-    "dpo": "Preference pairs (DPO)",
-    "freeze": "Some layers",
-    "full": "Full fine-tuning",
-    "ia3": "IA3",
-    "kto": "Rated replies (KTO)",
-    "lora": "LoRA",
-    "oft": "OFT",
-    "orpo": "Preference pairs (ORPO)",
-    "pretraining": "Plain text",
-    "reward": "Reward model",
-    "grpo": "Rewards (GRPO)",
-    "rloo": "Rewards (RLOO)",
-    "sft": "Chat (supervised)",
-    "simpo": "Preference pairs (SimPO)",
-    "vera": "VeRA",
+_NONE = "none"
+_UNIONS = ("method", "objective")
+_SETTINGS: Mapping[str, Callable[[Recipe], Mapping[str, Any]]] = {
+    "training.optimizer_kwargs": lambda recipe: OPTIMIZERS[recipe.training.optimizer].settings,
+    "training.lr_scheduler_kwargs": lambda recipe: SCHEDULES[recipe.training.lr_scheduler],
 }
+"""Fields that hold the settings of another one's choice, and what that choice has."""
 
 
 def label(name: str) -> str:
     """What a field is called on the screen: `learning_rate` is `Learning rate`."""
     return _LABELS.get(name) or name.replace("_", " ").capitalize()
-
-
-def type_label(name: str) -> str:
-    """What a class of a discriminated union is called on the screen: `lora` is `LoRA`."""
-    return _TYPES.get(name) or label(name)
-
-
-def kind(annotation: Any) -> tuple[Any, bool]:
-    """The plain type of a field (int, float, bool, str, Path, tuple, Literal), and if it may be None."""
-    if get_origin(annotation) is Annotated:
-        return kind(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        parts = [part for part in get_args(annotation) if part is not type(None)]
-        optional = len(parts) < len(get_args(annotation))
-        plain = [kind(part)[0] for part in parts]
-        return (tuple if tuple in plain else plain[0]), optional
-    return (tuple if get_origin(annotation) is tuple else annotation), False
-
-
-def show(value: Any) -> str:
-    """A value as a person types it: `0.0002`, `1e-05`, `q_proj, v_proj`; empty for None."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def read(text: str, plain: Any, optional: bool) -> Any:
-    """The value of what was typed.
-
-    Raises
-    ------
-    ValueError
-        When it is no value of that type, in a sentence for the person who typed it.
-    """
-    text = text.strip()
-    if not text and optional:
-        return None
-    if plain in (int, float) and not text:
-        raise ValueError("A number is needed here.")
-    if plain is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number. Write it like 8.") from None
-    if plain is float:
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a number. Write it like 0.0002 or 2e-4.") from None
-    if plain is tuple:
-        names = tuple(re.split(r"[,\s]+", text.strip("[](), ").replace("'", "").replace('"', "")))
-        return names[0] if names in (("all-linear",), ("auto",)) else tuple(filter(None, names))
-    return Path(text) if plain is Path else text
 
 
 class Field(widgets.VBox):
@@ -147,17 +85,22 @@ class Field(widgets.VBox):
         self.workspace = workspace
         self.path = path
         self._filling = False
+        self._reasons: dict[str, str] = {}
+        self._kept: dict[Any, Any] = {}
+        self._probing: Worker[dict[str, str]] | None = None
+        self._probed_for = ""
         section, name = path.rsplit(".", 1)
         self._section, self._name = section, name
         field = _section_class(workspace.recipe, section, name).model_fields[name]
         self._annotation = field.annotation
         self._plain, self._optional = kind(field.annotation)
+        self._lines = "lines" in field.metadata
         help_text = " ".join((field.description or "").split())
         examples = () if suggest else field.examples
         self.control = self._make(title or _title(section, name), field.default, examples)
         host.set_tooltip(self.control, help_text)
-        self._wrong = widgets.HTML()
-        self._wrong.add_class("ftk-wrong")
+        self._wrong: widgets.HTML | None = None
+        self._note: widgets.HTML | None = None
         self._help = (
             [widgets.HTML(f'<div class="ftk-help">{markup.prose(help_text)}</div>')] if explain else []
         )
@@ -167,6 +110,7 @@ class Field(widgets.VBox):
         self.control.observe(self._typed, "value")
         workspace.observe(self._recipe_changed, "recipe")
         workspace.observe(self._problems_changed, "problems")
+        self._ask_machine()
 
     def __repr__(self) -> str:
         return f"Field({self.path!r})"
@@ -174,7 +118,12 @@ class Field(widgets.VBox):
     @property
     def error(self) -> str:
         """What is wrong with the text in the control, or empty."""
-        return self.workspace.problems.get(self.path, "") if self._wrong in self.children else ""
+        return self.workspace.problems.get(self.path, "") if self._wrong is not None else ""
+
+    def wait(self, timeout: float | None = 30.0) -> None:
+        """Wait until it is known what this machine cannot do."""
+        if self._probing is not None:
+            self._probing.wait(timeout)
 
     def ask(self, title: str, placeholder: str, text: str = "") -> None:
         """Ask for the value anew, under another label; the Recipe changes when something is typed."""
@@ -191,8 +140,18 @@ class Field(widgets.VBox):
         if self._plain is bool:
             return widgets.Checkbox(description=title, indent=False)
         if get_origin(self._plain) is Literal:
-            return widgets.Dropdown(description=title, options=get_args(self._plain))
+            values = [*([None] if self._optional else []), *get_args(self._plain)]
+            options = [(_NONE if value is None else str(value), value) for value in values]
+            if self.path not in extras.FIELDS:
+                return widgets.Dropdown(description=title, options=options)
+            from ftkit.ui.options import Options
+
+            return Options(options, title)
         hint = "auto" if self._optional else show(default)
+        if self._lines:
+            return widgets.Textarea(
+                description=title, placeholder="One a line", rows=3, continuous_update=False
+            )
         if examples is not None:  # to choose from, or something else
             return widgets.Combobox(
                 description=title,
@@ -203,9 +162,16 @@ class Field(widgets.VBox):
             )
         return widgets.Text(description=title, placeholder=hint, continuous_update=False)
 
+    @property
+    def _is_text(self) -> bool:
+        return isinstance(self.control, (widgets.Text, widgets.Textarea))
+
+    def _read(self) -> Any:
+        return read(self.control.value, self._plain, self._optional, self._lines)
+
     def _value(self) -> tuple[bool, Any]:
         section = _section(self.workspace.recipe, self._section)
-        field = type(section).model_fields.get(self._name)
+        field = type(section).model_fields.get(self._name) if isinstance(section, Section) else None
         # of a union another class may have a field of this name with other choices
         there = field is not None and field.annotation == self._annotation
         return there, getattr(section, self._name) if there else None
@@ -215,18 +181,19 @@ class Field(widgets.VBox):
         self.layout.display = None if exists else "none"
         self._seen = value
         self._say("")
-        if not exists or (isinstance(self.control, widgets.Text) and self._is_shown(value)):
+        self._show_note(value)
+        if not exists or (self._is_text and self._is_shown(value)):
             return
         self._filling = True
         try:
-            self.control.value = show(value) if isinstance(self.control, widgets.Text) else value
+            self.control.value = show(value, self._lines) if self._is_text else value
         finally:
             self._filling = False
 
     def _is_shown(self, value: Any) -> bool:
         """Whether the text in the control means `value`: "2e-4" stays as it was typed."""
         try:
-            return bool(read(self.control.value, self._plain, self._optional) == value)
+            return bool(self._read() == value)
         except ValueError:
             return False
 
@@ -234,89 +201,84 @@ class Field(widgets.VBox):
         if self._filling:
             return
         try:
-            value = self.control.value
-            if isinstance(self.control, widgets.Text):
-                value = read(value, self._plain, self._optional)
-            self.workspace.edit({self.path: value})
+            value = self._read() if self._is_text else self.control.value
+            if not self._is_text and value in self._reasons:
+                raise ValueError(f"{value!r} {self._reasons[value]}.")
+            self.workspace.edit(self._changes(value))
         except RecipeError as error:
             self._say(_plainly(error.message, self.path))
         except ValueError as error:
             self._say(str(error))
         else:
             self._say("")
+            self._show_note(value)
             if self.path in self.workspace.problems:
                 self.workspace.report(self.path, None)
 
+    def _changes(self, value: Any) -> dict[str, Any]:
+        """What the value changes: the settings of a choice go with it, and come back with it."""
+        settings = f"{self.path}_kwargs"
+        if settings not in _SETTINGS:
+            return {self.path: value}
+        recipe = self.workspace.recipe
+        self._kept[_section(recipe, self.path)] = _section(recipe, settings)
+        return {self.path: value, settings: self._kept.get(value, {})}
+
     def _say(self, problem: str) -> None:
-        had_one = self._wrong in self.children
-        self._wrong.value = f'<span role="alert">{markup.escape(problem)}</span>' if problem else ""
-        (self.add_class if problem else self.remove_class)("ftk-invalid")
-        children = (self.control, *([self._wrong] if problem else []), *self._help)
+        had_one = self._wrong is not None and bool(self._wrong.value)
+        if problem and self._wrong is None:
+            self._wrong = widgets.HTML()
+            self._wrong.add_class("ftk-wrong")
+        if self._wrong is not None:
+            self._wrong.value = f'<span role="alert">{markup.escape(problem)}</span>' if problem else ""
+        if problem or had_one:
+            (self.add_class if problem else self.remove_class)("ftk-invalid")
+            self._arrange()
+            self.workspace.report(self.path, problem or None)
+
+    def _arrange(self) -> None:
+        wrong = [self._wrong] if self._wrong is not None and self._wrong.value else []
+        note = [self._note] if self._note is not None and self._note.value else []
+        children = (self.control, *wrong, *self._help, *note)
         if self.children != children:
             self.children: tuple[widgets.Widget, ...] = children
-        if problem or had_one:
-            self.workspace.report(self.path, problem or None)
 
     def _recipe_changed(self, _: Any) -> None:
         exists, value = self._value()
         if value != self._seen or exists != (self.layout.display is None):
             self._fill()
+        elif self.path in _SETTINGS:
+            self._show_note(value)
+        self._ask_machine()
 
     def _problems_changed(self, _: Any) -> None:
         """Another control of the same field was set right: show what it says."""
-        if self._wrong in self.children and self.path not in self.workspace.problems:
+        if self._wrong is not None and self._wrong.value and self.path not in self.workspace.problems:
             self._fill()
 
+    # What this machine cannot do, and what there is to say of a choice
 
-class UnionForm(widgets.VBox):
-    """A discriminated union of the Recipe (the method, the objective): its types, then that type's fields.
+    def _ask_machine(self) -> None:
+        device = self.workspace.recipe.compute.device
+        if self.path in extras.FIELDS and device != self._probed_for:
+            self._probed_for = device
+            self._probing = self._probing or Worker(self._answered, lambda _: None)
+            self._probing.submit(lambda: _lacking(device)[self.path])
 
-    What was set for a type comes back when the type is chosen again.
-    """
+    def _answered(self, reasons: dict[str, str]) -> None:
+        self._reasons = reasons
+        self.control.blocked = {value: why.split(":")[0] for value, why in reasons.items()}
+        self._show_note(self._value()[1])
 
-    def __init__(self, workspace: Workspace, section: str, *, explain: bool = True) -> None:
-        self.workspace = workspace
-        self.section = section
-        self._kept: dict[str, Any] = {}
-        self._forms: dict[str, widgets.Widget] = {}
-        names = [get_args(part.model_fields["type"].annotation)[0] for part in _union(section)]
-        self.choice = widgets.Dropdown(
-            description=label(section), options=[(type_label(n), n) for n in names]
-        )
-        host.set_tooltip(self.choice, f"Which {label(section).lower()} to use")
-        self._about = widgets.HTML() if explain else None
-        top = widgets.VBox([self.choice, *([self._about] if self._about else [])])
-        top.add_class("ftk-field")
-        self._top = top
-        super().__init__([top])
-        self._recipe_changed(None)
-        self.choice.observe(self._chosen, "value")
-        workspace.observe(self._recipe_changed, "recipe")
-
-    def __repr__(self) -> str:
-        return f"UnionForm({self.section!r})"
-
-    def _chosen(self, change: Mapping[str, Any]) -> None:
-        current = getattr(self.workspace.recipe, self.section)
-        if change["new"] == current.type:
-            return
-        self._kept[current.type] = current.model_dump()
-        self.workspace.edit({self.section: self._kept.get(change["new"], {"type": change["new"]})})
-
-    def _recipe_changed(self, _: Any) -> None:
-        section = getattr(self.workspace.recipe, self.section)
-        if section.type not in self._forms:
-            own = vars(type(section)).get("__annotations__", {})
-            names = [name for name in type(section).model_fields if name != "type"]
-            names.sort(key=lambda name: name not in own)  # what all share comes last
-            self._forms[section.type] = grid([Field(self.workspace, f"{self.section}.{n}") for n in names])
-        if self._about:
-            about = " ".join((type(section).__doc__ or "").split())
-            self._about.value = f'<div class="ftk-help">{markup.prose(about)}</div>'
-        self.choice.value = section.type
-        shown = (self._top, self._forms[section.type])
-        if self.children != shown:
-            self.children: tuple[widgets.Widget, ...] = shown
+    def _show_note(self, value: Any) -> None:
+        if self.path in _SETTINGS:
+            self.control.placeholder = show(_SETTINGS[self.path](self.workspace.recipe)) or "no settings"
+        text = _note_on(self.path, value, self._reasons)
+        if text and self._note is None:
+            self._note = widgets.HTML()
+        if self._note is not None and self._note.value != text:
+            self._note.value = text
+            self._arrange()
 
 
 def grid(children: Sequence[widgets.Widget]) -> widgets.Box:
@@ -360,8 +322,36 @@ def folded(builders: Mapping[str, Callable[[], widgets.Widget]]) -> widgets.Acco
 
 
 def _section(recipe: Recipe, path: str) -> Any:
-    """The section at a dotted path, such as `compute.fast`."""
-    return functools.reduce(getattr, path.split("."), recipe)
+    """What is at a dotted path, such as `compute.fast`; None where the class in use has no such field."""
+    part: Any = recipe
+    for name in path.split("."):
+        part = getattr(part, name, None)
+    return part
+
+
+def _lacking(device: Any) -> dict[str, dict[str, str]]:
+    from ftkit.models.capabilities import lacking, probe
+
+    return lacking(probe(device))
+
+
+def _note_on(path: str, value: Any, reasons: Mapping[str, str]) -> str:
+    """What there is to say of a choice, and of those that cannot be had here."""
+    parts = []
+    if path == "training.optimizer":
+        parts.append(markup.prose(OPTIMIZERS[value].about))
+    if isinstance(value, str) and value in reasons:
+        parts.append(f'<span class="ftk-wrong">{markup.escape(value)} {markup.escape(reasons[value])}</span>')
+    alike: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        alike.setdefault(why, []).append(name)
+    if alike:
+        lines = "".join(
+            f"<div>{markup.escape(', '.join(names))}: {markup.escape(why)}</div>"
+            for why, names in alike.items()
+        )
+        parts.append(f"<details><summary>Greyed out on this machine</summary>{lines}</details>")
+    return f'<div class="ftk-help">{" ".join(parts)}</div>' if parts else ""
 
 
 def _title(section: str, name: str) -> str:
@@ -371,16 +361,9 @@ def _title(section: str, name: str) -> str:
     return f"{label(last)} {own if own.isupper() or own == 'LoRA' else own.lower()}" if nested else own
 
 
-def _union(section: str) -> tuple[Any, ...]:
-    annotation = Recipe.model_fields[section].annotation
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return get_args(annotation) or (annotation,)
-
-
 def _section_class(recipe: Recipe, section: str, name: str) -> Any:
     """The class that has the field: the one in use, or the one of the union that knows it."""
-    union = () if "." in section else _union(section)
+    union = kinds(section).values() if section in _UNIONS else ()
     for candidate in (type(_section(recipe, section)), *union):
         if name in candidate.model_fields:
             return candidate
@@ -390,5 +373,6 @@ def _section_class(recipe: Recipe, section: str, name: str) -> Any:
 
 def _plainly(message: str, path: str) -> str:
     """A Recipe's error for the person at the control: without the path, which the label says already."""
-    lines = [line.removeprefix(f"{path}: ") for line in message.splitlines()]
+    lines = [line.removeprefix("recipe: ").removeprefix(f"{path}: ") for line in message.splitlines()]
+    lines = [line.removeprefix(f"{path}.") for line in lines]
     return "\n".join(re.sub(r"^(Input|Value) should", "It should", line) for line in lines)

@@ -7,11 +7,13 @@ import traceback
 from html import escape
 
 from ftkit.errors import FtkitError
+from ftkit.recipe.cards import Card
 from ftkit.redact import redact
 
 __all__ = [
     "bar",
     "chip",
+    "choice",
     "duration",
     "error_box",
     "escape",
@@ -20,6 +22,7 @@ __all__ = [
     "muted",
     "note",
     "prose",
+    "size",
     "state_chip",
 ]
 
@@ -66,6 +69,15 @@ def prose(text: str) -> str:
     return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
 
 
+def choice(card: Card) -> str:
+    """A card that was chosen: its name, its sentence, its papers."""
+    papers = " ".join(
+        f'<a href="{escape(address)}" target="_blank" rel="noopener noreferrer">{escape(who)}</a>'
+        for who, address in card.papers
+    )
+    return f'<div class="ftk-picked"><b>{escape(card.title)}</b> {escape(card.sentence)} {papers}</div>'
+
+
 def muted(text: str) -> str:
     """A sentence in the quiet colour."""
     return f'<div class="ftk-muted">{escape(text)}</div>'
@@ -110,6 +122,13 @@ def failure(error: Exception) -> str:
         return error_box(error.message, error.advice)
     folded_away = "".join(traceback.format_exception(error))
     return error_box(f"{type(error).__name__}: {error}", "This was not expected.", folded_away)
+
+
+def size(millions: int | None) -> str:
+    """Parameters of a model as people write them: `135 M`, `7.6 B`; empty for None."""
+    if millions is None:
+        return ""
+    return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions} M"
 
 
 def duration(seconds: float | None) -> str:

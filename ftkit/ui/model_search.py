@@ -130,19 +130,12 @@ class ModelSearch(widgets.VBox):
         self._hub.value = markup.muted(text)
 
 
-def size(millions: int | None) -> str:
-    """Parameters as people write them."""
-    if millions is None:
-        return ""
-    return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions} M"
-
-
 def _line(entry: CatalogEntry) -> str:
-    return " · ".join(part for part in (entry.title, size(entry.parameters), entry.licence) if part)
+    return " · ".join(part for part in (entry.title, markup.size(entry.parameters), entry.licence) if part)
 
 
 def _hub_line(found: Found) -> str:
-    return " · ".join(part for part in (f"Hub: {found.source}", size(found.parameters)) if part)
+    return " · ".join(part for part in (f"Hub: {found.source}", markup.size(found.parameters)) if part)
 
 
 def _facts(entry: CatalogEntry) -> str:

@@ -14,11 +14,13 @@ import ipywidgets as widgets
 
 from ftkit.runs.curves import Floats
 from ftkit.ui import front
-from ftkit.ui._history import Follower, History
+from ftkit.ui._figure import OTHERS, shortened
+from ftkit.ui._history import Follower, History, with_relatives
 
 _WIDTH, _HEIGHT = 900, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 30, 38
 _LOSS, _EVAL = "#3d8fe0", "#f0883e"
+_LINE = 20
 
 
 def empty_message(run: Any) -> str:
@@ -55,7 +57,7 @@ class SvgChart(widgets.HTML):
         """Show another run. With a `history` its owner calls `draw`; without, the chart follows by itself."""
         with self._lock:
             self._end_following()
-            self._history = history or History(run)
+            self._history = history or with_relatives(run)
             self.draw()
             if history is None and run is not None:
                 self._follower = Follower(self._history, self._on_reading)
@@ -74,7 +76,7 @@ class SvgChart(widgets.HTML):
 
     def draw(self, changed: set[str] | None = None, final: bool = False) -> None:
         """Draw again, unless nothing in `changed` is shown here."""
-        if changed is None or final or changed & {"loss", "eval_loss"}:
+        if changed is None or final or changed & {"loss", "eval_loss", "beside"}:
             with self._lock:
                 picture = loss_svg(self._history, log=self._log, message=empty_message(self._history.run))
                 self.value = f"<style>{front.css('chart/style.css')}</style>{picture}"
@@ -106,15 +108,17 @@ def loss_svg(history: History, *, log: bool = False, message: str = "") -> str:
     message
         Stands in the middle while there is nothing to draw.
     """
-    curves = {name: history.points(name, 400) for name in ("loss", "loss_smooth", "eval_loss")}
-    if log:
-        curves = {name: (x[y > 0], y[y > 0]) for name, (x, y) in curves.items()}
-    frame = _Frame.around(list(curves.values()), log)
+    curves = _drawn(history, ("loss", "loss_smooth", "eval_loss"), log)
+    others = [_drawn(other, ("loss_smooth", "eval_loss"), log) for other in history.beside]
+    frame = _Frame.around([points for each in (curves, *others) for points in each.values()], log)
     parts = [_opening(history)]
     if frame is None:
         middle = f'<text x="{_WIDTH / 2}" y="{_HEIGHT / 2}" text-anchor="middle">{escape(message)}</text>'
         return "".join([*parts, middle, "</svg>"])
     parts += frame.grid()
+    for other, colour in zip(others, OTHERS, strict=False):
+        parts.append(frame.line(*other["loss_smooth"], colour, 1.8))
+        parts += frame.dots(*other["eval_loss"], colour, "eval loss")
     parts.append(frame.line(*curves["loss"], _LOSS, 1.0, 0.4))
     parts.append(frame.line(*curves["loss_smooth"], _LOSS, 2.2))
     parts.append(frame.line(*curves["eval_loss"], _EVAL, 2.0))
@@ -122,7 +126,14 @@ def loss_svg(history: History, *, log: bool = False, message: str = "") -> str:
     if len(curves["loss"][0]) == 1:  # a line through one point shows nothing
         parts += frame.dots(*curves["loss"], _LOSS, "train loss")
     parts += _legend(bool(len(curves["eval_loss"][0])))
+    parts += _names(history)
     return "".join([*parts, "</svg>"])
+
+
+def _drawn(history: History, names: tuple[str, ...], log: bool) -> dict[str, tuple[Floats, Floats]]:
+    """The points of some curves; on a logarithmic axis those above 0."""
+    curves = {name: history.points(name, 400) for name in names}
+    return {name: (x[y > 0], y[y > 0]) for name, (x, y) in curves.items()} if log else curves
 
 
 class _Frame:
@@ -200,8 +211,9 @@ def _opening(history: History) -> str:
         if value is not None
     ]
     summary = escape(f", now {' and '.join(said)}" if said else ", nothing logged yet")
+    height = _HEIGHT + _LINE * len(history.beside)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Losses of {name}{summary}" '
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Losses of {name}{summary}" '
         'xmlns="http://www.w3.org/2000/svg">'
     )
 
@@ -217,6 +229,18 @@ def _legend(with_eval: bool) -> list[str]:
             f'stroke-opacity="{opacity}"/><text x="{x + 24}" y="19">{label}</text>'
         )
         x += 112
+    return parts
+
+
+def _names(history: History) -> list[str]:
+    """The other runs in the picture, one a line below it."""
+    parts = []
+    for place, (other, colour) in enumerate(zip(history.beside, OTHERS, strict=False)):
+        y = _HEIGHT + _LINE * place + 12
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_LEFT + 18}" y1="{y - 5}" y2="{y - 5}" stroke="{colour}" '
+            f'stroke-width="2.5"/><text x="{_LEFT + 24}" y="{y}">{escape(shortened(other.name, 80))}</text>'
+        )
     return parts
 
 

@@ -8,10 +8,23 @@ from ftkit.errors import RecipeError
 from ftkit.recipe import FullFineTuning, Recipe, presets
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("name", list(presets.PRESETS))
-def test_a_preset_is_recognised_after_it_was_applied(name: str, method: str) -> None:
-    assert presets.matching(presets.apply(Recipe(method=method), name)) == name
+@pytest.mark.parametrize("method", ["lora", "full", "adalora", "vera", "ia3", "prompt_tuning"])
+@pytest.mark.parametrize("objective", ["sft", "pretraining", "dpo", "kto", "grpo"])
+def test_a_preset_is_recognised_after_it_was_applied(method: str, objective: str) -> None:
+    recipe = Recipe(method=method, objective=objective)
+    for name in presets.PRESETS:
+        recipe = presets.apply(recipe, name)
+        assert presets.matching(recipe) == name
+
+
+def test_presets_are_those_of_the_method_and_the_objective() -> None:
+    thorough = presets.apply(Recipe(method="vera", objective="grpo"), "thorough")
+    assert thorough.method.rank == 512
+    assert thorough.objective.num_generations == 8
+    quick = presets.apply(thorough, "quick look")
+    assert quick.method.rank == 128
+    assert quick.objective.num_generations == 4
+    assert presets.apply(Recipe(objective="dpo"), "quick look").training.learning_rate == 5e-5
 
 
 def test_the_default_recipe_is_balanced() -> None:

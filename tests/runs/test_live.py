@@ -11,6 +11,7 @@ import pytest
 
 import ftkit
 from ftkit.errors import RunError
+from ftkit.runs.branch import relatives
 from ftkit.runs.wishes import Wish, Wishes
 from tests.waiting import up_to
 
@@ -88,6 +89,10 @@ def test_a_branch_goes_on_with_other_settings_and_leaves_the_run_alone(recipe: f
     branch = run.branch(step, {"training.learning_rate": 1e-4, "training.max_steps": 12})
     branch.wait(120)
     assert branch.path.parent == run.path.parent
+    assert branch.origin is run
+    assert run.origin is None
+    assert [one.path for one in relatives(branch, 4)] == [run.path]
+    assert [one.path for one in relatives(run, 4)] == [branch.path]
     assert of(branch, "branch")[0]["step"] == step
     assert of(branch, "branch")[0]["of"] == str(run.path)
     metrics = branch.metrics

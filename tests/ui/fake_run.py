@@ -23,6 +23,7 @@ class FakeRun:
         self.total_steps = total_steps
         self.asked: list[str] = []
         self.checkpoints: list[int] = []
+        self.origin: Any = None
         self.summary = Summary()
         self._events: list[dict[str, Any]] = []
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from .fake_run import FakeRun
 
 until = up_to(10)
 
-NAMES = [curve.name for curve in _figure.CURVES]
+NAMES = [curve.name for curve in _figure.CURVES]  # of a name that stands twice, index() finds the run's own
 
 
 def state_of(chart: RunChart, name: str) -> np.ndarray:
@@ -178,9 +178,74 @@ def test_the_gpu_is_drawn_only_where_there_is_one() -> None:
     assert any("GPU" in note.text for note in figure.layout.annotations)
 
 
+def test_what_preferences_tell_is_drawn_where_a_run_tells_it() -> None:
+    run = FakeRun()
+    run.train(20)
+    plain = still_figure(run)
+    assert not plain.layout.xaxis6.visible
+    for step in range(21, 31):
+        run.log(step, margin=step / 10, pair_accuracy=0.75)
+    run.add("eval", step=30, loss=0.5, margin=2.0, pair_accuracy=1.0)
+    figure = still_figure(run)
+    assert figure.layout.height > plain.layout.height
+    assert figure.layout.xaxis6.visible
+    assert figure.layout.xaxis7.visible
+    assert not figure.layout.xaxis8.visible, "it has no rewards"
+    assert list(figure.data[NAMES.index("eval_margin")].y) == [2.0]
+    assert len(figure.data[NAMES.index("pair_accuracy")].y) == 10
+    titles = {note.text for note in figure.layout.annotations}
+    assert {"Margin: chosen less rejected", "Pairs told apart"} < titles
+    assert "Reward" not in titles
+    low, high = figure.layout.yaxis6.domain
+    assert figure.layout.yaxis2.domain[1] < low < high < figure.layout.yaxis.domain[0]
+
+
+def test_other_runs_stand_beside_it_with_their_names() -> None:
+    origin, branch = FakeRun("first"), FakeRun("first-from-20")
+    origin.train(40)
+    branch.add("branch", of="runs/first", step=20)
+    for step in range(21, 31):
+        branch.log(step)
+    history = History(branch)
+    history.put_beside([origin])
+    assert "beside" in history.read()
+    chart = RunChart(history=history)
+    names = [trace.name for trace in chart.data if trace.visible and trace.showlegend]
+    assert names[:2] == ["first-from-20: train loss", "first-from-20: smoothed"]
+    assert names[-2:] == ["first: smoothed", "first: eval loss"]
+    assert chart.data[0].x[0] == 21
+    place = next(i for i, curve in enumerate(_figure.CURVES) if curve.beside == 0)
+    assert list(chart.data[place].x)[:1] == [1]
+    origin.train(10, 41)
+    chart.draw(history.read())
+    assert len(chart.data[place].x) == 50
+    chart.follow(origin, History(origin))
+    assert not chart.data[place].visible
+    assert chart.data[0].name == "train loss"
+    chart.close()
+
+
+def test_the_simple_chart_shows_other_runs_too() -> None:
+    origin, branch = FakeRun("<first>"), FakeRun("second")
+    origin.train(40)
+    history = History(branch)
+    history.put_beside([origin])
+    history.read()
+    svg = loss_svg(history)
+    assert "&lt;first&gt;" in svg
+    assert _figure.OTHERS[0] in svg
+
+
 def test_a_name_is_text_not_markup() -> None:
     run = FakeRun(name="<b>&</b> $x$ 'q'")
     assert RunChart(run).layout.title.text == "&lt;b&gt;&amp;&lt;/b&gt; &#36;x&#36; 'q'"
+    beside = History(FakeRun("other"))
+    beside.put_beside([run])
+    run.train(3)
+    beside.read()
+    trace = RunChart(history=beside).data[len(NAMES) - 2 * len(_figure.OTHERS)]
+    assert trace.name.startswith("&lt;b&gt;")
+    assert "<b>" not in trace.hovertemplate
     svg = loss_svg(History(FakeRun(name='"><script>')))
     assert "<script>" not in svg
     assert "&quot;&gt;&lt;script&gt;" in svg

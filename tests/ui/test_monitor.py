@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -276,6 +277,50 @@ def test_an_ended_run_says_which_checkpoint_it_goes_on_from(
     (run.path / "checkpoints" / "checkpoint-4" / "weights").write_text("torn")
     monitor.show(run)
     assert "from the checkpoint of step 2" in monitor._failure.value
+
+
+def branched(of: ftkit.Run, name: str, workspace: Workspace) -> ftkit.Run:
+    """A run folder as `Run.branch` makes one at step 3, without training."""
+    run = folder_of(name, workspace)
+    run._folder.log.append("branch", of=str(of.path), step=3)
+    return run
+
+
+def test_a_branch_and_the_run_it_came_from_are_shown_in_one_chart(
+    monitor: MonitorPanel, workspace: Workspace
+) -> None:
+    origin = folder_of("first", workspace)
+    branch = branched(origin, "second", workspace)
+    folder_of("apart", workspace)
+    monitor.show(branch)
+    assert "branch of first from step 3" in monitor._head.value
+    until(lambda: monitor.chart is not None and len(monitor._history.beside) == 1)
+    shown = lambda: {trace.name for trace in monitor.chart.data if trace.visible and trace.showlegend}  # noqa: E731
+    until(lambda: "first: smoothed" in shown() and "second: train loss" in shown())
+    monitor.show(origin)
+    until(lambda: "second: smoothed" in shown() and "first: train loss" in shown())
+    assert not any("apart" in name for name in shown())
+
+
+def test_a_branch_whose_origin_is_gone_stands_alone(monitor: MonitorPanel, workspace: Workspace) -> None:
+    origin = folder_of("first", workspace)
+    branch = branched(origin, "second", workspace)
+    shutil.rmtree(origin.path)
+    monitor.show(branch)
+    assert monitor._relating.wait(10)
+    assert branch.origin is None
+    assert monitor._history.beside == ()
+
+
+def test_margins_and_rewards_have_tiles(monitor: MonitorPanel, run: FakeRun) -> None:
+    run.log(1)
+    monitor.show(run)
+    assert "Margin" not in monitor._tiles.value
+    run.log(2, margin=0.5, pair_accuracy=0.75, reward=-0.25)
+    run.add("eval", step=2, loss=1.0, margin=0.4, pair_accuracy=0.5)
+    monitor.show(run)
+    for part in ("Margin", "0.4", "held out; train 0.5", "Pairs told apart", "50%", "Reward", "-0.25"):
+        assert part in monitor._tiles.value
 
 
 def test_why_a_run_stopped_by_itself_is_shown(monitor: MonitorPanel, workspace: Workspace) -> None:

@@ -89,6 +89,24 @@ def test_a_run_that_cannot_start_says_why_and_start_works_again(
     assert panel._progress.value == ""
 
 
+def test_what_this_machine_cannot_do_is_refused_at_start(
+    panel: TrainPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftkit.runs.start", lambda recipe: pytest.fail("started"))
+    monkeypatch.setattr("ftkit.recipe.extras.find_spec", lambda name: None)
+    panel.workspace.edit({"training.optimizer": "lion", "objective": "grpo"})
+    with pytest.raises(RecipeError, match="'lion' needs the package pytorch-optimizer"):
+        panel.start()
+    assert "objective.type: &#x27;grpo&#x27; needs the package trl" in panel._message.value
+    assert not panel._start.disabled
+
+
+def test_the_objective_is_chosen_here(panel: TrainPanel) -> None:
+    panel.objective.choose("dpo")
+    assert panel.workspace.recipe.objective.type == "dpo"
+    assert panel._presets.value == "balanced", "its numbers are those of preferences now"
+
+
 def test_the_buttons_follow_the_run(panel: TrainPanel) -> None:
     run = FakeRun()
     run.train(10)

@@ -8,6 +8,11 @@ function element(tag, className = "", text = undefined, attributes = {}) {
   return node;
 }
 
+// An id of the page; a counter would not do, for each widget has a module of its own.
+function unique(prefix) {
+  return `${prefix}-${Math.random().toString(36).slice(2)}`;
+}
+
 async function copy(text) {
   if (navigator.clipboard?.writeText) {
     await navigator.clipboard.writeText(text);

@@ -1,7 +1,13 @@
 // Appended to plotly's own widget module, after `const ftkFigureView = <its view class, or undefined>;`.
 {
   // Plotly resizes a chart when the window does, but a notebook's chart also changes its width when a side bar opens or a
-  // hidden tab is shown.
+  // hidden tab is shown. And where a run makes the chart higher, plotly takes its width as fixed, too, until told otherwise.
+  function follow(chart) {
+    if (!chart.closest(".ftk-run-chart")) return;
+    delete chart.layout?.width;
+    window.dispatchEvent(new Event("resize"));
+  }
+
   document.addEventListener("plotlywidget-after-render", (event) => {
     const chart = event.detail?.element;
     if (!chart || chart.ftkObserved) return;
@@ -11,8 +17,11 @@
       const drawn = chart.querySelector(".main-svg")?.getAttribute("width");
       if (!chart.closest(".ftk-run-chart") || chart.clientWidth === 0 || chart.clientWidth === Number(drawn)) return;
       cancelAnimationFrame(asked);
-      asked = requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+      asked = requestAnimationFrame(() => follow(chart));
     }).observe(chart);
+    chart.on("plotly_relayout", () => {
+      if (chart.layout?.width !== undefined) follow(chart);
+    });
   });
 
   // A view that was taken off the page (its cell was run again) still hears of changes; it fails on them, and views

@@ -13,7 +13,7 @@ from ftkit.recipe import Recipe
 from ftkit.ui import markup, preview
 from ftkit.ui.export_rows import ExportRows
 from ftkit.ui.findings import FindingsView
-from ftkit.ui.form import UnionForm, folded, section_form
+from ftkit.ui.form import folded, section_form
 from ftkit.ui.mapping import MappingView
 from ftkit.ui.mixture import MixtureView
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
@@ -22,6 +22,7 @@ from ftkit.ui.rows import counts_line, refused_list
 from ftkit.ui.rows_browser import RowsBrowser
 from ftkit.ui.source_picker import SourcePicker, kind_of
 from ftkit.ui.ticker import Tell, Worker
+from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -11,14 +11,15 @@ from ftkit.errors import FtkitError
 from ftkit.folders import is_there, named
 from ftkit.recipe import Model, Recipe
 from ftkit.ui import markup
-from ftkit.ui.form import Field, UnionForm, folded, section_form
-from ftkit.ui.model_search import ModelSearch, size
+from ftkit.ui.form import Field, folded, grid, section_form
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Worker
+from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftkit.models import Fit, MemoryEstimate, ModelSource
+    from ftkit.ui.model_search import ModelSearch
 
 _KINDS = [("Starter model", "starter"), ("Hub id", "hub"), ("Local folder", "local")]
 _TOOLTIPS = [
@@ -67,6 +68,8 @@ class ModelPanel(Panel):
     def search(self) -> ModelSearch:
         """The box that finds models; made when it is first looked at."""
         if not self._search_box.children:
+            from ftkit.ui.model_search import ModelSearch
+
             self._search_box.children = (ModelSearch(self.workspace, self.choose),)
         return self._search_box.children[0]
 
@@ -106,6 +109,7 @@ class ModelPanel(Panel):
         self._trust = Field(self.workspace, "model.trust_remote_code")
         self._fields = widgets.Box([self._source, self._hub, self._trust])
         self._fields.add_class("ftk-grid")
+        self.method = UnionForm(self.workspace, "method", about="Which weights are trained, and how.")
         self._about = widgets.HTML()
         self._code = widgets.HTML()
         self._code.layout.display = "none"
@@ -136,12 +140,16 @@ class ModelPanel(Panel):
                     self._where,
                     self._progress,
                 ),
-                card(UnionForm(self.workspace, "method")),
+                card(self.method),
                 card(self._machine, self._fit_button, self._fitted),
-                folded({"Device and precision": lambda: section_form(self.workspace, "compute")}),
+                folded({"Device and precision": self._device}),
                 leads_to(self.workspace, "data", "Next: Data"),
             ]
         )
+
+    def _device(self) -> widgets.Widget:
+        few = section_form(self.workspace, "model", ("quantization", "new_tokens"))
+        return grid([*few.children, *section_form(self.workspace, "compute").children])
 
     # The source
 
@@ -269,7 +277,7 @@ def _about(source: str) -> str:
     if entry is None:
         return ""
     gate = " Accept its terms on the Hub first." if entry.gated else ""
-    parameters = f" · {size(entry.parameters)} parameters" if entry.parameters is not None else ""
+    parameters = f" · {markup.size(entry.parameters)} parameters" if entry.parameters is not None else ""
     return f"{entry.title}{parameters} · {entry.licence}. {entry.about}{gate}"
 
 

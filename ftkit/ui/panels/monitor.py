@@ -12,6 +12,7 @@ import ipywidgets as widgets
 
 from ftkit.errors import FtkitError
 from ftkit.ui import _run_view, front, markup
+from ftkit.ui._figure import OTHERS
 from ftkit.ui._history import History
 from ftkit.ui.changing import Changing
 from ftkit.ui.host import set_titles, set_tooltip
@@ -67,6 +68,7 @@ class MonitorPanel(Panel):
         )
         self._listing: Worker[list[tuple[str, str]]] = Worker(self._put_runs, self._on_trouble)
         self._opening: Worker[Run] = Worker(self.show, self._on_trouble)
+        self._relating: Worker[tuple[Run, list[Run]]] = Worker(self._put_beside, lambda _: None)
         self._saving: Worker[Path] = Worker(self._on_saved, self._on_trouble)
         self._ticker = Ticker(self._tick, READINGS_A_SECOND)
         self._follows = run is None
@@ -122,6 +124,7 @@ class MonitorPanel(Panel):
             self._next_look = 0.0
             self._refresh(whole=True)
             self._ticker.start()
+            self._look_for_relatives()
 
     def shown(self) -> None:
         """Look for new runs: the panel came to the front."""
@@ -130,6 +133,7 @@ class MonitorPanel(Panel):
     def refresh_runs(self) -> None:
         """List the runs in the output folder again; returns at once."""
         self._listing.submit(self._find_runs)
+        self._look_for_relatives()
 
     def pause(self) -> None:
         """Hold the run after the current step."""
@@ -170,7 +174,7 @@ class MonitorPanel(Panel):
     def close(self) -> None:
         """Stop watching, and remove the panel from the page."""
         self._ticker.stop()
-        for worker in (self._builder, self._listing, self._opening, self._saving):
+        for worker in (self._builder, self._listing, self._opening, self._relating, self._saving):
             worker.cancel()
         if self._follows:
             self.workspace.unobserve(self._on_run, "run")
@@ -290,7 +294,7 @@ class MonitorPanel(Panel):
         if status != self._status and self._status is not None:
             self._say("")
         progress = run.progress
-        self._head.value = _run_view.head(run.name, str(run.path), status, progress)
+        self._head.value = _run_view.head(run.name, str(run.path), status, progress, _branched(run))
         self._tiles.value = _run_view.tiles(history, progress)
         self._pause.disabled = status not in _CAN_PAUSE
         self._resume.disabled = status not in _CAN_RESUME
@@ -357,7 +361,7 @@ class MonitorPanel(Panel):
 
     def _on_smoothing(self, change: Any) -> None:
         self._history.smooth(change["new"])
-        self._with_chart(lambda chart: chart.draw({"loss"}))
+        self._with_chart(lambda chart: chart.draw({"loss", "beside"}))
 
     def _on_renderer(self, _: Any) -> None:
         with self._lock:
@@ -368,6 +372,22 @@ class MonitorPanel(Panel):
     def _with_chart(self, act: Callable[[RunChart | SvgChart], Any]) -> None:
         if self._chart is not None:
             act(self._chart)
+
+    # Runs that it came from or that came from it
+
+    def _look_for_relatives(self) -> None:
+        if (run := self._run) is not None:
+            self._relating.submit(lambda: (run, _relatives(run)))
+
+    def _put_beside(self, found: tuple[Run, list[Run]]) -> None:
+        run, others = found
+        with self._lock:
+            known = [one.run.path for one in self._history.beside]
+            if run is not self._run or known == [one.path for one in others]:
+                return
+            self._history.put_beside(others)
+            self._history.read()
+            self._with_chart(lambda chart: chart.draw(final=True))
 
     # The list of runs
 
@@ -401,10 +421,21 @@ class MonitorPanel(Panel):
         self._message.layout.display = None if text else "none"
 
 
+def _branched(run: Run) -> str:
+    of = run.summary.branch_of
+    return "" if of is None else f"branch of {Path(of).name} from step {run.summary.branch_step:,}"
+
+
 def _plotly_chart(history: History) -> RunChart:
     from ftkit.ui.charts import RunChart
 
     return RunChart(history=history, title=False)
+
+
+def _relatives(run: Run) -> list[Run]:
+    from ftkit.runs.branch import relatives
+
+    return relatives(run, len(OTHERS))
 
 
 def _attach(path: str) -> Run:

@@ -17,6 +17,7 @@ from ftkit.ui.form import Field, folded, grid, label, section_form
 from ftkit.ui.opening import OpenBox
 from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class TrainPanel(Panel):
 
     def _build(self) -> None:
         workspace = self.workspace
+        self.objective = UnionForm(workspace, "objective", "What is learned", "What the rows are to teach.")
         names = list(presets.PRESETS)
         tooltips = [f"{p.about} {p.rough_time}" for p in presets.PRESETS.values()]
         options = [(name.capitalize(), name) for name in names]
@@ -182,6 +184,7 @@ class TrainPanel(Panel):
         self.fill(
             [
                 widgets.HTML(markup.heading("Train", "How long and how fast to learn.")),
+                card(self.objective),
                 card(self._presets, self._preset_about, first),
                 more,
                 card(row(self._start, self._pause, self._stop, self._new), self._message, self._progress),
@@ -223,8 +226,9 @@ class TrainPanel(Panel):
         preset = presets.PRESETS.get(name or "")
         about = "Your own settings."
         if preset is not None:
-            rough = f"The starter model takes {preset.rough_time} on two CPU cores."
-            about = f"{preset.about} {rough}"
+            about = preset.about
+            if recipe.method.saves == "adapter" and recipe.objective.reads == "texts":  # what was measured
+                about += f" The starter model takes {preset.rough_time} on two CPU cores."
         self._preset_about.value = markup.muted(about)
         if self._show_code.value:
             self._code.text = self.code()
@@ -354,8 +358,12 @@ class TrainPanel(Panel):
 
 
 def _start(recipe: Recipe) -> Run:
+    from ftkit.models.capabilities import refused
     from ftkit.runs import start
 
+    if found := refused(recipe):
+        lines = [f"{path}: {reason}." for path, reason in found.items()]
+        raise RecipeError("\n".join(lines), "Install it, or choose something else; nothing was started.")
     return start(recipe)
 
 
