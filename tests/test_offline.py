@@ -27,7 +27,8 @@ import ftkit
 run = ftkit.start(ftkit.Recipe(
     model={model!r},
     data={{
-        "source": "starter:extract", "max_rows": 24, "eval_rows": 2, "max_length": 400, "template": {template!r}
+        "source": "starter:extract", "max_rows": 24, "eval_rows": 2, "max_length": 400,
+        "template": {template!r},
     }},
     method={{"rank": 2}},
     training={{"max_steps": 2, "batch_size": 2, "evals": 1, "checkpoints": 1}},

@@ -22,7 +22,7 @@ from ftkit.recipe.schema import Recipe
 _CITED = re.compile(r"\s*\(([^()]*arXiv:[^()]*)\)")
 _PAPER = re.compile(r"([^;]*?),?\s*arXiv:(\d{4}\.\d{4,5})[,;]?\s*")
 
-_GROUPS: Mapping[str, str] = {**READS, **SAVES}
+_GROUPS: Mapping[str, str] = dict([*READS.items(), *SAVES.items()])
 
 
 @dataclass(frozen=True)

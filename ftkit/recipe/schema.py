@@ -215,6 +215,9 @@ class Compute(Section):
     processes: PositiveInt = 1
     """Processes that train together by torchrun or Ray: on a GPU each, or with a share of the cores. Each
     takes batches of its own, so the effective batch is that many times larger."""
+    engine_config: str | None = None
+    """File that says how torchrun's processes hold the model between them: a configuration of accelerate
+    (DDP, FSDP, DeepSpeed) or DeepSpeed's own JSON. Empty: the whole model in each."""
     offline: bool = False
     """Use only what is already on this machine."""
 
@@ -317,6 +320,11 @@ class Recipe(Section):
             raise ValueError(
                 f"compute.processes is {self.compute.processes}, but compute.launch {self.compute.launch!r} "
                 "is one process: set compute.launch to 'torchrun' or 'ray', or compute.processes to 1"
+            )
+        if self.compute.engine_config is not None and self.compute.launch != "torchrun":
+            raise ValueError(
+                f"compute.engine_config is for compute.launch 'torchrun', and compute.launch is "
+                f"{self.compute.launch!r}: set that to 'torchrun', or leave compute.engine_config empty"
             )
         beta = getattr(self.objective, "beta", 0)
         if self.objective.reads == "prompts" and beta and self.method.type == "full":

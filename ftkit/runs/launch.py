@@ -179,8 +179,13 @@ class Carrying:
         from ftkit.data import Message
 
         recipe = self.folder.recipe()
-        if self.loaded is None or not recipe.training.sample_prompts:
-            self.emit("note", level="warning", text="There are no sample prompts (training.sample_prompts).")
+        why_not = ""
+        if not recipe.training.sample_prompts:
+            why_not = "There are no sample prompts (training.sample_prompts)."
+        elif self.loaded is None:
+            why_not = "No samples are made: the model of this run cannot be asked while it trains."
+        if why_not or self.loaded is None:
+            self.emit("note", level="warning", text=why_not)
             return
         system = [Message("system", recipe.data.system_prompt)] if recipe.data.system_prompt else []
         for prompt in recipe.training.sample_prompts:

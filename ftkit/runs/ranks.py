@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from ftkit.recipe import engine
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import Carrying, End
 from ftkit.runs.process import signal_name
@@ -83,7 +84,9 @@ class CarryingByRanks(Carrying):
 
     def train(self) -> End:
         """Have the ranks train; how that ended."""
-        count = self.folder.recipe().compute.processes
+        recipe = self.folder.recipe()
+        count = recipe.compute.processes
+        engine.check(recipe)  # what is wrong with it is said once, not by every rank
         self._start_clock()
         with self._saying:
             if self.stopping:

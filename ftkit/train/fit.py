@@ -19,6 +19,7 @@ from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
 from ftkit.errors import ModelError, RunError
 from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
+from ftkit.recipe import engine as engines
 from ftkit.recipe.optimizers import why_not
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
@@ -70,6 +71,7 @@ def fit(
     """
     check_machine(recipe)
     progress = _Stages(sink, control)
+    engines.check(recipe)  # its errors come before anything is loaded
     backend = _backend(recipe, sink, progress)
     progress("Reading the data", None)
     with ranks.first():
@@ -124,9 +126,16 @@ def fit(
         loaded.model.enable_input_require_grads()
 
     from ftkit.fast.logprobs import LogProbs, choose
+    from ftkit.train import holding as holdings
     from ftkit.train.steps import checkpoints_of
     from ftkit.train.trainer import FtkitTrainer
 
+    holding = holdings.choose(recipe, ranks)
+    fast = holding.fast(fast)
+    unanswered = ("No samples are made: the weights are split over the processes.",)
+    asked = bool(recipe.training.sample_every) and not holding.answers
+    for note in (*holding.notes, *(unanswered if asked else ())):
+        sink.emit("note", level="info", text=note)
     if head == "score":
         way = LogProbs(False, None, "a reward model reads them through its own code")
     else:
@@ -136,7 +145,8 @@ def fit(
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
-    sink.emit("environment", facts=_environment(loaded, way.describe(), backend))
+    described = "; ".join(filter(None, [holding.describe(), way.describe()]))
+    sink.emit("environment", facts=_environment(loaded, described, backend))
     held_out = evaluation.rows if evaluation else []
     with ranks.first():  # what it keeps in the folder the others read
         reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
@@ -155,8 +165,10 @@ def fit(
             rate_scale,
             reference,
             ranks,
+            holding,
         )
 
+    holding.take(loaded.model)
     trainer = make(None)
     ranks.must_agree("the tokens of the training rows", train.tokens)
     ranks.must_agree("the number of batches", len(trainer.batches))
@@ -174,12 +186,13 @@ def fit(
     checkpoints = checkpoints_of(recipe, folder)
     start_at = _newest(checkpoints, sink, ranks) if resume else None
     progress("Training", None)
-    if head == "words":  # others would talk to it
+    if head == "words" and holding.answers:  # others would talk to it
         publish(loaded)
     _train(make, trainer, start_at, checkpoints, recipe, sink, ranks)
-    if ranks.number == 0:
-        progress.quietly("Saving", None)
-        _save(loaded, template, recipe, folder)
+    progress.quietly("Saving", None)
+    with holding.weights(loaded.model, all_of_them=not loaded.adapted):
+        if ranks.number == 0:
+            _save(loaded, template, recipe, folder)
 
 
 def check_machine(recipe: Recipe) -> None:

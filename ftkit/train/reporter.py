@@ -99,7 +99,7 @@ class Reporter(TrainerCallback):
         self.release()
         self._as_asked(control)
         every = self.trainer.settings.sample_every
-        if every and state.global_step % every == 0:
+        if every and state.global_step % every == 0 and self.trainer.holding.answers:
             self.wishes.sample(state.global_step)
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True

@@ -19,6 +19,7 @@ from ftkit.models.load import LoadedModel
 from ftkit.recipe import Recipe, Training
 from ftkit.train import training_state
 from ftkit.train.checkpoints import Checkpoints
+from ftkit.train.holding import Holding
 from ftkit.train.protocol import Sink
 from ftkit.train.ranks import Ranks
 from ftkit.train.watch import all_finite
@@ -31,6 +32,7 @@ class Steps:
     settings: Training
     sink: Sink
     ranks: Ranks
+    holding: Holding = Holding()
     counted: Counted
     checkpoints: Checkpoints
     rate_scale: float | None
@@ -51,12 +53,17 @@ class Steps:
     def save_checkpoint(self) -> None:
         """Weights, and all that it takes to go on exactly here, as one sealed folder."""
         step = self.state.global_step
-        if not all_finite(self.model):
+        if not self.holding.all_finite(all_finite(self.model)):
             raise BadLossError(f"The weights are no longer finite at step {step}.", step, step - 1)
         started = time.perf_counter()
         generators = training_state.gathered_generators(self.ranks)
-        if self.ranks.number > 0:
-            return
+        optimizer = self.holding.optimizer_state(self.optimizer)
+        with self.holding.weights(self.loaded.model, all_of_them=not self.loaded.adapted):
+            if self.ranks.number == 0:
+                self._write(step, optimizer, generators)
+        self.counted.saving = time.perf_counter() - started
+
+    def _write(self, step: int, optimizer: dict[str, Any], generators: list[torch.Tensor]) -> None:
         eval_loss = self.last_eval[1] if self.last_eval and self.last_eval[0] == step else None
         with self.checkpoints.writing(step, eval_loss) as work:
             save_adapter(self.loaded, work)
@@ -64,7 +71,7 @@ class Steps:
             scaler = getattr(self.accelerator, "scaler", None)
             training_state.save(
                 {
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": optimizer,
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "random": training_state.random_state(),
@@ -77,13 +84,29 @@ class Steps:
                 },
                 work,
             )
-        self.counted.saving = time.perf_counter() - started
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer's own, into whole weights."""
+        whole = self.holding.weights(self.loaded.model, all_of_them=not self.loaded.adapted, change=True)
+        with whole:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Trainer's own, where it has not been done."""
+        done = self.holding.grad_norm()
+        return super()._clip_grad_norm(model) if done is None else done  # type: ignore[misc]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's own; of split gradients it is a share of one."""
+        grad_norm = self.holding.grad_norm() if grad_norm is None else grad_norm
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         kept = training_state.load(Path(checkpoint))
-        self.optimizer.load_state_dict(kept["optimizer"])
+        self.holding.load_optimizer_state(self.optimizer, kept["optimizer"])
         self.lr_scheduler.load_state_dict(kept["scheduler"])
         if kept["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
             self.accelerator.scaler.load_state_dict(kept["scaler"])

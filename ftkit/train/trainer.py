@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -33,9 +32,10 @@ from ftkit.fast.logprobs import LogProbs
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import AdaLoRA, Recipe, Training
 from ftkit.train.curvature import curvature
+from ftkit.train.holding import Holding
 from ftkit.train.keeping import Average, AveragedOptimizer, Best
 from ftkit.train.noise import Noise
-from ftkit.train.objectives import Batch, Objective, Outcome, choose
+from ftkit.train.objectives import Batch, Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
 from ftkit.train.optimizers import create, schedule_settings
 from ftkit.train.protocol import Control, Sink
@@ -70,6 +70,7 @@ class FtkitTrainer(Steps, Trainer):
         rate_scale: float | None = None,
         reference: tuple[Known | None, Known | None] = (None, None),
         ranks: Ranks = ALONE,
+        holding: Holding | None = None,
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -78,6 +79,7 @@ class FtkitTrainer(Steps, Trainer):
         self.recipe = recipe
         self.settings = recipe.training
         self.ranks = ranks
+        self.holding = holding or Holding()
         self.wishes = ranks.obeying(control)
         self.counted = Counted()
         self.rate_scale = rate_scale
@@ -135,22 +137,26 @@ class FtkitTrainer(Steps, Trainer):
         """Ranks add up their gradients while the backward pass makes them; the forward is the objective's."""
         if self.ranks.count == 1 or not training:
             return super()._wrap_model(model, training, dataloader)
-        device = self.accelerator.device
-        return DistributedDataParallel(
-            _Whole(self.model, self.objective, self.passes),
-            device_ids=None if device.type == "cpu" else [device.index],
-            find_unused_parameters=True,  # experts of a mixture may get no token on one rank
-        )
+        return self.holding.wrapped(self)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """It is there already: split weights must not be moved."""
 
     def _outcome(self, model: torch.nn.Module, inputs: Batch) -> Outcome:
         """What the objective makes of a batch, through the model where that is wrapped."""
-        if isinstance(model, DistributedDataParallel):
-            outcome = Outcome(*model(inputs))
-        else:
+        through = self.holding.through(model)
+        if through is None:
             outcome = self.objective.outcome(self.passes, inputs)
+        else:
+            outcome = Outcome(*through(self._parts, inputs))
         if _NOTHING in inputs:
             return Outcome(tuple(0 * term for term in outcome.terms))
         return outcome
+
+    def _parts(self, inputs: Batch) -> tuple[Any, Any]:
+        """An outcome as what wraps a model can look through."""
+        outcome = self.objective.outcome(self.passes, inputs)
+        return outcome.terms, dict(outcome.figures)
 
     def _counts(self, batch: Batch) -> tuple[int, ...]:
         counts = self.objective.counts(batch)
@@ -262,20 +268,6 @@ class _OrNothing:
 
     def __call__(self, items: Sequence[Any]) -> Batch:
         return self.collate(items) if items else self.collate([self.item]) | {_NOTHING: torch.tensor(True)}
-
-
-class _Whole(torch.nn.Module):
-    """A forward pass that is all that an objective asks of the model: DistributedDataParallel wraps one."""
-
-    def __init__(self, model: torch.nn.Module, objective: Objective, passes: ModelPasses) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-        self.passes = passes
-
-    def forward(self, batch: Batch) -> tuple[Any, Any]:
-        outcome = self.objective.outcome(self.passes, batch)
-        return outcome.terms, dict(outcome.figures)
 
 
 def run_trainer(trainer: Any, resume_from: Path | None) -> None:

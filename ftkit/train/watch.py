@@ -58,6 +58,7 @@ class LossWatch:
 
 
 def all_finite(model: torch.nn.Module) -> bool:
-    """Whether every trained weight is a finite number."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    return all(bool(torch.isfinite(weight).all()) for weight in trained)
+    """Whether every trained weight is a finite number; of split weights, this rank's share."""
+    trained = [weight.detach() for weight in model.parameters() if weight.requires_grad]
+    own = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in trained]
+    return all(bool(torch.isfinite(weight).all()) for weight in own)

@@ -13,7 +13,7 @@ stage: sft
 do_train: true
 dataset: poems
 learning_rate: 2e-5
-deepspeed: ds_z3.json
+tpu_num_cores: 8
 output_dir: saves/poems
 """
 

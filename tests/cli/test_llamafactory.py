@@ -17,7 +17,7 @@ stage: sft
 do_train: true
 dataset: poems
 learning_rate: 2e-5
-deepspeed: ds_z3.json
+tpu_num_cores: 8
 output_dir: saves/poems
 """
 
@@ -35,7 +35,7 @@ def test_it_prints_what_each_key_became_and_writes_the_recipe(
     out = tmp_path / "recipe.yaml"
     assert main(["import", str(file), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    for words in ("for: train", "training.learning_rate: 2e-05", "not applicable", "deepspeed", str(out)):
+    for words in ("for: train", "training.learning_rate: 2e-05", "not applicable", "tpu_num_cores", str(out)):
         assert words in shown
     assert ftkit.Recipe.from_yaml(out).training.learning_rate == 2e-5
     assert main(["import", str(file), "--out", str(out)]) == 1
@@ -49,7 +49,7 @@ def test_json_has_all_of_it(file: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found["kind"] == "train"
     assert found["recipe"]["training"]["learning_rate"] == 2e-5
     assert found["mapped"]["learning_rate"] == "training.learning_rate: 2e-05"
-    assert set(found["not_applicable"]) == {"deepspeed"}
+    assert set(found["not_applicable"]) == {"tpu_num_cores"}
     assert found["errors"] == []
 
 

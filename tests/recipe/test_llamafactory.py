@@ -368,6 +368,11 @@ def test_a_secret_is_never_shown() -> None:
         ({"use_cpu": True}, "compute.device", "cpu"),
         ({"use_unsloth": True}, "compute.backend", "unsloth"),
         ({"ray_num_workers": 2}, "compute.processes", 2),
+        ({"deepspeed": "ds_z2.json"}, "compute.engine_config", "ds_z2.json"),
+        ({"deepspeed": "ds_z2.json"}, "compute.launch", "torchrun"),
+        ({"fsdp": "full_shard auto_wrap", "fsdp_config": "f.json"}, "compute.engine_config", "f.json"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "compute.launch", "thread"),
+        ({"deepspeed": "ds_z2.json", "ray_num_workers": 2}, "compute.engine_config", None),
         ({"save_total_limit": 3}, "output.keep_checkpoints", 3),
         (
             {"load_best_model_at_end": True, "val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0.5},

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import ftkit
 from ftkit.errors import RecipeError, RunError
@@ -22,63 +18,25 @@ from ftkit.runs.folder import RunFolder
 from ftkit.runs.launch import End
 from ftkit.runs.ranks import _end, file_of, how_it_ended, leave_end
 from ftkit.runs.wishes import Wish
+from tests.runs.several import (
+    SPOILT,
+    TWO,
+    Recipes,
+    assert_alike,
+    assert_alike_from,
+    assert_rolled_back_twice,
+    gone,
+    processes,
+    recipes,
+)
 from tests.waiting import up_to
 
 until = up_to(300)
 
-Recipes = Callable[..., ftkit.Recipe]
-TWO = {"compute__launch": "torchrun", "compute__processes": 2}
-
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> Recipes:
-    def make(**changes: Any) -> ftkit.Recipe:
-        base = ftkit.Recipe(
-            model=str(tiny_model_folder()),
-            data={"source": "starter:extract", "max_rows": 18, "eval_rows": 6},
-            method={"rank": 4},
-            # five batches an epoch: two processes have an odd one left, of held-out rows, too
-            training={"max_steps": 7, "batch_size": 4, "evals": 2, "checkpoints": 3, "learning_rate": 1e-2},
-            compute={"dtype": "float32", "device": "cpu"},
-            output={"folder": tmp_path / "runs"},
-        )
-        return base.replace({key.replace("__", "."): value for key, value in changes.items()})
-
-    return make
-
-
-def weights(run: ftkit.Run) -> dict[str, torch.Tensor]:
-    result = (
-        "model/model.safetensors" if run.recipe.method.type == "full" else "adapter/adapter_model.safetensors"
-    )
-    return load_file(run.path / result)
-
-
-def assert_alike(one: ftkit.Run, other: ftkit.Run, tolerance: float) -> None:
-    """The same steps on the same tokens, the same losses and weights."""
-    kept = ["loss", "accuracy", "entropy", "grad_norm", "eval_loss"]
-    first, second = (run.metrics[kept].fillna(0.0) for run in (one, other))
-    assert (first - second).abs().max().max() <= tolerance
-    tokens = [[(e["step_tokens"], e["trained_tokens"]) for e in steps(run)] for run in (one, other)]
-    assert tokens[0] == tokens[1]
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) <= tolerance
-
-
-def steps(run: ftkit.Run) -> list[dict[str, Any]]:
-    return [event for event in run.events() if event["kind"] == "train"]
-
-
-def processes(run: ftkit.Run) -> list[psutil.Process]:
-    """Who carries the run out, and its ranks in order."""
-    over = psutil.Process(json.loads((run.path / "process.json").read_text())["pid"])
-    ranks = [one for one in over.children() if "ftkit.runs.rank" in one.cmdline()]
-    return [over, *sorted(ranks, key=lambda one: int(one.environ()["RANK"]))]
-
-
-def gone(all_of_them: list[psutil.Process]) -> bool:
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in all_of_them)
+    return recipes(tiny_model_folder(), tmp_path / "runs")
 
 
 def listening(all_of_them: list[psutil.Process]) -> set[str]:
@@ -125,16 +83,6 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoin
     assert_alike_from(run, whole, step=20)
 
 
-def assert_alike_from(run: ftkit.Run, whole: ftkit.Run, step: int) -> None:
-    """A run that was lost has steps twice: the newest count."""
-    newest = {event["step"]: event["loss"] for event in steps(run)}
-    once = {event["step"]: event["loss"] for event in steps(whole)}
-    assert newest.keys() == once.keys()
-    assert all(abs(newest[at] - once[at]) < 1e-4 for at in once if at >= step)
-    mine, theirs = weights(run), weights(whole)
-    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-4
-
-
 @pytest.mark.slow
 def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipes) -> None:
     long = {"training__max_steps": 200, "training__evals": 0}
@@ -163,6 +111,32 @@ def test_wishes_reach_all_and_another_number_of_processes_goes_on(recipe: Recipe
     assert run.status == "finished"
     assert_alike(run, whole, 1e-4)
     assert not any("batches a step" in event.get("text", "") for event in run.events())
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_bad_on_one_process_rolls_all_of_them_back(
+    recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SPOILT)
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = {"training__on_bad_loss": "roll_back", "training__lr_scheduler": "constant"}
+    run = ftkit.start(recipe(**TWO, **changes, training__warmup=0))
+    run.wait(300)
+    assert_rolled_back_twice(run)
+
+
+@pytest.mark.slow
+def test_all_processes_save_and_end_before_the_time_limit(recipe: Recipes) -> None:
+    run = ftkit.start(
+        recipe(**TWO, training__max_steps=100_000, training__time_limit=0.25, training__evals=0)
+    )
+    until(lambda: run.progress.step >= 1)
+    all_of_them = processes(run)
+    run.wait(60)
+    assert run.status == "stopped"
+    assert "time limit of 0.25 minutes" in [e for e in run.events() if e["kind"] == "state"][-1]["detail"]
+    assert (run.path / "checkpoints" / f"checkpoint-{run.progress.step}").is_dir()
+    until(lambda: gone(all_of_them), 20)
 
 
 def test_a_rank_ends_with_the_process_that_started_it() -> None:

@@ -17,7 +17,7 @@ stage: sft
 do_train: true
 dataset: poems
 learning_rate: 2e-5
-deepspeed: ds_z3.json
+tpu_num_cores: 8
 output_dir: saves/poems
 """
 
@@ -40,7 +40,7 @@ def test_a_recipe_of_ftkit_is_used(box: OpenBox) -> None:
 def test_a_file_of_llamafactory_shows_every_key_escaped(box: OpenBox) -> None:
     box.text = FOREIGN
     shown = box._said.value
-    for words in ("learning_rate", "training.learning_rate: 2e-05", "no effect", "deepspeed", "added"):
+    for words in ("learning_rate", "training.learning_rate: 2e-05", "no effect", "tpu_num_cores", "added"):
         assert words in shown
     assert "<b>name" not in shown
     assert "org/&lt;b&gt;name" in shown

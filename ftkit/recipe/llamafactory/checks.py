@@ -283,6 +283,12 @@ CHECKS = (
         "Keep one of them.",
     ),
     Check(
+        ("deepspeed", "fsdp_config"),
+        lambda given: _several(given, "deepspeed", "fsdp_config"),
+        "A model is split in one way.",
+        "Keep one of them.",
+    ),
+    Check(
         ("deepspeed", "use_galore", "use_apollo"),
         lambda given: (
             given.values.get("deepspeed")

@@ -410,6 +410,27 @@ def ray_workers(key: Key, value: int, given: Given) -> Outcome:
 
 
 @_rule
+def engine(key: Key, value: Any, given: Given) -> Outcome:
+    if not value:
+        return _OFF
+    if not isinstance(value, str):
+        return Left("write these settings into a file of their own, and its path into compute.engine_config")
+    if (given.values.get("ray_num_workers") or 1) > 1:
+        return Left("Ray's workers each hold the whole model")
+    note = "its processes are as many as compute.processes says"
+    return Sets({"compute.engine_config": value, "compute.launch": "torchrun"}, note)
+
+
+@_rule
+def fsdp(key: Key, value: Any, given: Given) -> Outcome:
+    if not value:
+        return _OFF
+    if isinstance(given.values.get("fsdp_config"), str):
+        return Holds("fsdp_config says how the model is split")
+    return Left("how a model is split is read from a file: write its path into compute.engine_config")
+
+
+@_rule
 def sample(key: Key, value: bool, given: Given) -> Outcome:
     if value:
         return Holds("replies are drawn by the temperature")
