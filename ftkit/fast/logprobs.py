@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ftkit.fast import attention, pieces
+from ftkit.fast.distributions import Outputs
 from ftkit.fast.loss import NOTHING, Extra, Logits, Scores, plain_scores, token_scores
 from ftkit.models.prompts import has_prompt, prompt_cache, prompt_length
 from ftkit.recipe import Fast
@@ -56,6 +57,13 @@ class LogProbs:
         self, model: torch.nn.Module, batch: dict[str, torch.Tensor], extra: Extra = NOTHING
     ) -> Scores:
         """Log-probability of each trained token of the batch, in order; entropy and hit where at hand."""
+        out, targets = self.outputs(model, batch)
+        if out.head is None:
+            return plain_scores(out.states, targets, extra)
+        return token_scores(out.states, out.head, targets, bias=out.bias, logits=out.logits, extra=extra)
+
+    def outputs(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[Outputs, torch.Tensor]:
+        """What the model puts out where it predicts the batch's trained tokens, and these, in order."""
         base = _base(model)
         layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
         inputs = {name: batch[name] for name in ("input_ids", *layout)} | {"use_cache": False}
@@ -63,15 +71,13 @@ class LogProbs:
             inputs |= _after_prompt(model, batch)
         targets = batch["labels"][:, 1:]
         trained = targets != IGNORED
-        targets = targets[trained]
         with attention.packed() if self.packed else contextlib.nullcontext(), _half_precision(base):
             if self.logits is None:
                 made = base(**inputs).logits[:, :-1][trained].float()
-                return plain_scores(made, targets, extra)
+                return Outputs(made), targets[trained]
             hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
         head = base.get_output_embeddings()
-        bias = getattr(head, "bias", None)
-        return token_scores(hidden, head.weight, targets, bias=bias, logits=self.logits, extra=extra)
+        return Outputs(hidden, head.weight, getattr(head, "bias", None), self.logits), targets[trained]
 
     def describe(self) -> str:
         """What was chosen, for people: a line."""

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftkit.recipe._base import PositiveInt, Section
+from ftkit.recipe._base import Fraction, PositiveInt, Section
 
 Reads = Literal["texts", "pairs", "rated", "prompts"]
 Head = Literal["words", "score"]
@@ -50,6 +50,29 @@ class Pretraining(Section):
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["pretraining"] = "pretraining"
+
+
+class Distillation(Section):
+    """Learn the whole distribution of a larger model over each token (GKD, Agarwal et al. 2023,
+    arXiv:2306.13649; Hinton et al. 2015, arXiv:1503.02531)."""
+
+    reads: ClassVar[Reads] = "texts"
+    head: ClassVar[Head] = "words"
+    type: Literal["distillation"] = "distillation"
+    teacher: str = ""
+    """The model to learn from, with the same vocabulary: a Hub id, a local folder, or `starter`. It is loaded
+    beside the model, in the same precision, and never changes."""
+    teacher_revision: str | None = None
+    """Branch, tag or commit of a teacher from the Hub. Empty: its main branch."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens are compared: every assistant turn, the last one only, or everything."""
+    beta: Fraction = 0.0
+    """What is compared: 0, the teacher with the student, which then covers all that the teacher might say;
+    1, the student with the teacher, which keeps to its likeliest words; between, both with their mixture."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+    """Flattens both distributions, such as 2: what the teacher thinks of unlikely words counts more."""
+    label_weight: Weight = 0.0
+    """Weight of learning the rows' own tokens beside the teacher's distribution, such as 0.5."""
 
 
 class DPO(Section):
@@ -189,6 +212,6 @@ class RLOO(_Rewarded):
 
 
 Objective = Annotated[
-    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO | Reward | GRPO | RLOO,
+    SFT | Pretraining | Distillation | DPO | ORPO | SimPO | CPO | KTO | Reward | GRPO | RLOO,
     Field(discriminator="type"),
 ]

@@ -17,7 +17,7 @@ from ftkit import manifest
 from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
-from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
+from ftkit.recipe import Distillation, Fast, PrefixTuning, PromptTuning, Recipe
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
 from ftkit.train.protocol import Control, Sink, Stopped
 from ftkit.train.ranks import ALONE, Ranks
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ftkit.fast.logprobs import LogProbs
     from ftkit.models.load import LoadedModel
     from ftkit.train.objectives.base import Known
+    from ftkit.train.teacher import Teacher
     from ftkit.train.trainer import FtkitTrainer
 
 ROLL_BACKS = 3
@@ -80,6 +81,11 @@ def fit(
 
     keep_large_buffers_apart()
 
+    if isinstance(recipe.objective, Distillation):
+        from ftkit.models.teacher import check_teacher
+
+        with ranks.first():
+            check_teacher(recipe, progress)
     head = recipe.objective.head
     build = builder(recipe) if backend == "unsloth" else None
     _seed(recipe.training.seed)  # a new head has random values
@@ -130,7 +136,9 @@ def fit(
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
-    sink.emit("environment", facts=_environment(loaded, way.describe(), backend))
+    with ranks.first():
+        teacher = _teacher(recipe, way, fast, progress)
+    sink.emit("environment", facts=_environment(loaded, way.describe(), backend, teacher))
     held_out = evaluation.rows if evaluation else []
     with ranks.first():  # what it keeps in the folder the others read
         reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
@@ -149,6 +157,7 @@ def fit(
             rate_scale,
             reference,
             ranks,
+            teacher,
         )
 
     trainer = make(None)
@@ -208,9 +217,9 @@ def _roll_out(
     from ftkit.train.steps import checkpoints_of
 
     resolve(getattr(recipe.objective, "rewards", ()))  # what is missing is said before anything is prepared
-    rows = rows_of(dataset.train, recipe)
+    rows = rows_of(dataset.train)
     few = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
-    held_out = rows_of(few, recipe) if len(few) else []
+    held_out = rows_of(few) if len(few) else []
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
     apply_method(loaded, recipe.method)
@@ -412,6 +421,17 @@ def _reference(
     )
 
 
+def _teacher(recipe: Recipe, way: LogProbs, fast: Fast, progress: _Stages) -> Teacher | None:
+    """The model that this one learns from, where its objective has one."""
+    if not isinstance(recipe.objective, Distillation):
+        return None
+    from ftkit.models.teacher import load_teacher
+    from ftkit.train.teacher import Teacher
+
+    progress("Loading the teacher", None)
+    return Teacher.of(load_teacher(recipe, progress), fast, packed=way.packed)
+
+
 def _longest(train: EncodedSet) -> dict[str, int]:
     """The row that a step needs the most memory for."""
     row = train.rows[int(train.lengths.argmax())]
@@ -441,7 +461,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _environment(loaded: LoadedModel, fast: str, backend: str) -> dict[str, Any]:
+def _environment(
+    loaded: LoadedModel, fast: str, backend: str, teacher: Teacher | None = None
+) -> dict[str, Any]:
     packages = ["ftkit", "torch", "transformers", "peft", "accelerate", "datasets"]
     packages += ["unsloth", "unsloth_zoo"] if backend == "unsloth" else []
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
@@ -456,4 +478,4 @@ def _environment(loaded: LoadedModel, fast: str, backend: str) -> dict[str, Any]
         "model_source": loaded.source.describe(),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "trainable_parameters": trainable,
-    }
+    } | ({"teacher": teacher.loaded.source.describe()} if teacher else {})

@@ -38,6 +38,7 @@ _TYPES = {
     "adalora": "AdaLoRA",
     "boft": "BOFT",
     "cpo": "Preference pairs (CPO)",
+    "distillation": "A teacher's words (distillation)",
     "dpo": "Preference pairs (DPO)",
     "freeze": "Some layers",
     "full": "Full fine-tuning",
