@@ -74,7 +74,6 @@ def fit(
         dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
     progress("Loading the training libraries", None)
     from ftkit.fast.allocator import keep_large_buffers_apart
-    from ftkit.models.adapters import apply_method
     from ftkit.models.code import code_files, warning
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder, make_trainable
@@ -116,7 +115,7 @@ def fit(
         make_trainable(loaded, recipe)
         fast = Fast.of(False).model_copy(update={"loss": fast.loss})
     else:
-        apply_method(loaded, recipe.method, _some_batches(train, loaded))
+        _make_trainable(loaded, recipe, sink, _some_batches(train, loaded))
         recompute = _recomputation(recipe, train, sink, ranks)
     if ranks.number > 0:
         _seed(recipe.training.seed + ranks.number)  # dropout differs from rank to rank
@@ -211,7 +210,6 @@ def _roll_out(
     ranks: Ranks,
 ) -> None:
     """Train on rewards for the model's own replies."""
-    from ftkit.models.adapters import apply_method
     from ftkit.train.rewards import resolve
     from ftkit.train.rollouts import make_trainer, rows_of
     from ftkit.train.steps import checkpoints_of
@@ -222,7 +220,7 @@ def _roll_out(
     held_out = rows_of(few) if len(few) else []
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
-    apply_method(loaded, recipe.method)
+    _make_trainable(loaded, recipe, sink)
     sink.emit("environment", facts=_environment(loaded, "TRL's own passes", "ftkit"))
 
     def make(rate_scale: float | None) -> Any:
@@ -361,6 +359,18 @@ def _tokens(
         where = rows if finding.rows else ""
         sink.emit("note", level=finding.level, text=f"{finding.title}{where}: {finding.message}")
     return train, evaluation, refused
+
+
+def _make_trainable(
+    loaded: LoadedModel, recipe: Recipe, sink: Sink, batches: Iterator[Any] | None = None
+) -> None:
+    """As the Recipe's method says; an adapter that was made for another model is told of."""
+    from ftkit.models.adapters import apply_method, made_for_another
+
+    apply_method(loaded, recipe.method, batches)
+    start_from = getattr(recipe.method, "start_from", None)
+    if start_from and (note := made_for_another(loaded, Path(start_from).expanduser())):
+        sink.emit("note", level="warning", text=note)
 
 
 def _some_batches(train: EncodedSet, loaded: LoadedModel, count: int = 16, rows: int = 4) -> Iterator[Any]:

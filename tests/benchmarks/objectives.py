@@ -24,6 +24,8 @@ import ftkit
 from ftkit.data.starter import STARTER_SETS
 
 ROOT = Path(__file__).parents[2]
+PIECE = 700
+"""Characters of a piece of text, about."""
 
 
 def pairs() -> list[dict[str, str]]:
@@ -43,11 +45,21 @@ def pairs() -> list[dict[str, str]]:
     return made
 
 
-def sources() -> list[dict[str, str]]:
-    """Every module of the package as a text."""
-    return [
-        {"text": path.read_text(encoding="utf-8")[:3000]} for path in sorted((ROOT / "ftkit").rglob("*.py"))
-    ]
+def pieces(held_out: bool) -> list[dict[str, str]]:
+    """This project's source and README, in pieces between definitions; every fifth file is held out."""
+    files = [ROOT / "README.md", *sorted((ROOT / "ftkit").rglob("*.py"))]
+    made = []
+    for number, path in enumerate(files):
+        if (number % 5 == 4) != held_out:
+            continue
+        piece = ""
+        for part in path.read_text(encoding="utf-8").split("\n\n"):
+            if piece and len(piece) + len(part) > PIECE:
+                made.append({"text": piece})
+                piece = ""
+            piece += f"{part}\n\n"
+        made.append({"text": piece})
+    return [piece for piece in made if len(piece["text"]) <= 2 * PIECE]
 
 
 def run(name: str, out: Path, **recipe: Any) -> Any:
@@ -92,11 +104,12 @@ def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_ou
             training = steps | {"learning_rate": 5e-5}
             run("dpo", out, model=after_sft, data=rows, method=lora, objective="dpo", training=training)
         case "kto":
-            rows = {"source": file, **short}
-            training = steps | {"learning_rate": 5e-5}
+            rows = {"source": file, "max_length": 512, "eval_rows": 60, "held_out_fraction": 0.2}
+            training = steps | {"max_steps": 60, "learning_rate": 2e-4}
             run("kto", out, model=after_sft, data=rows, method=lora, objective="kto", training=training)
         case "pretraining":
-            rows = {"source": str(ftkit.data.save_rows(sources())), **short, "too_long": "split"}
+            saved, aside = (str(ftkit.data.save_rows(pieces(held_out))) for held_out in (False, True))
+            rows = {"source": saved, "held_out_source": aside, "max_length": 512, "eval_rows": 32}
             training = steps | {"learning_rate": 2e-4}
             run("pretraining", out, data=rows, method=lora, objective="pretraining", training=training)
 
