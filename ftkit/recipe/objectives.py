@@ -53,8 +53,7 @@ class Pretraining(Section):
 
 
 class Distillation(Section):
-    """Learn the whole distribution of a larger model over each token (GKD, Agarwal et al. 2023,
-    arXiv:2306.13649; Hinton et al. 2015, arXiv:1503.02531)."""
+    """Learn what a larger model thinks of every word of the rows (Hinton et al. 2015, arXiv:1503.02531)."""
 
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
@@ -67,8 +66,8 @@ class Distillation(Section):
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens are compared: every assistant turn, the last one only, or everything."""
     beta: Fraction = 0.0
-    """What is compared: 0, the teacher with the student, which then covers all that the teacher might say;
-    1, the student with the teacher, which keeps to its likeliest words; between, both with their mixture."""
+    """How the two are compared (GKD, arXiv:2306.13649). 0: the student covers all that the teacher might say.
+    1: it keeps to the teacher's likeliest words. Between: both with their mixture."""
     temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
     """Flattens both distributions, such as 2: what the teacher thinks of unlikely words counts more."""
     label_weight: Weight = 0.0
