@@ -45,6 +45,14 @@ def pairs() -> list[dict[str, str]]:
     return made
 
 
+def shown(held_out: bool) -> list[dict[str, Any]]:
+    """The starter set's orders, each after one that was answered: the model then sometimes writes JSON."""
+    starter = STARTER_SETS["extract"]
+    path = starter.held_out_path if held_out else starter.train_path
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()[:64]]
+    return [{"messages": [*before, *row[1:]]} for before, row in zip([rows[-1], *rows], rows, strict=False)]
+
+
 def pieces(held_out: bool) -> list[dict[str, str]]:
     """This project's source and README, in pieces between definitions; every fifth file is held out."""
     files = [ROOT / "README.md", *sorted((ROOT / "ftkit").rglob("*.py"))]
@@ -84,9 +92,10 @@ def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_ou
     lora = {"type": "lora", "rank": 16}
     match kind:
         case "grpo":
-            data = {"source": "starter:extract", "eval_rows": 8, "max_rows": 64}
-            objective = {"type": "grpo", "rewards": ["json"], "num_generations": 6, "max_new_tokens": 56}
-            training = {"batch_size": 2, "max_steps": 12, "evals": 1, "learning_rate": 3e-4, "checkpoints": 0}
+            saved, aside = (str(ftkit.data.save_rows(shown(held_out))) for held_out in (False, True))
+            data = {"source": saved, "held_out_source": aside, "eval_rows": 12}
+            objective = {"type": "grpo", "rewards": ["json"], "num_generations": 6, "max_new_tokens": 48}
+            training = {"batch_size": 2, "max_steps": 14, "evals": 1, "learning_rate": 5e-4, "checkpoints": 0}
             run("grpo", out, data=data, method=lora, objective=objective, training=training)
         case "sft":
             data: Any = [{"source": "starter:extract", "max_rows": 160, **short}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_a_teacher_that_does_not_fit_is_an_error_finding(
 ) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    shutil.copytree(tiny_model_folder(), tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other")
     tokenizer.add_tokens(["<tool>"])
     tokenizer.save_pretrained(tmp_path / "other")
     for teacher, title in (

@@ -435,6 +435,7 @@ def test_padded_rows_give_the_same() -> None:
         passes.models = policy, reference
         passes.way = passes.reference_way = choose_way(policy, fast=False)
         made = choose(Recipe(objective=settings))
-        batch = made.collate([made.items(data)[place] for place in range(6)], PaddedCollator(0))
+        items = made.items(data)
+        batch = made.collate([items[place] for place in range(len(items))], PaddedCollator(0))
         terms = zip(made.outcome(passes, batch).terms, made.counts(batch), strict=True)
         assert_same(ours, sum(term / count for term, count in terms), policy)

@@ -20,7 +20,8 @@ from ftkit.train.objectives.distillation import jensen_shannon
 from ftkit.train.teacher import Teacher
 
 ROWS = [{"instruction": f"What is on table {n}?", "output": f"A lamp and {n} cups."} for n in range(12)]
-LARGER = {"hidden_size": 48, "intermediate_size": 96, "initializer_range": 0.2}
+STUDENT = {"initializer_range": 0.3}  # an adapter can make words likely
+LARGER = {"hidden_size": 48, "intermediate_size": 96, "initializer_range": 0.3}
 Start = Callable[..., Any]
 
 
@@ -28,12 +29,12 @@ Start = Callable[..., Any]
 def start(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Start:
     def run(teacher: Path | None = None, method: str = "full", **changes: Any) -> Any:
         recipe = Recipe(
-            model=str(tiny_model_folder()),
+            model=str(tiny_model_folder(**STUDENT)),
             data={"source": str(ftkit.data.save_rows(ROWS)), "held_out_fraction": 0.2},
             method=method,
             objective={"type": "distillation", "teacher": str(teacher or tiny_model_folder(**LARGER))},
             training={
-                "max_steps": 12, "batch_size": 4, "learning_rate": 5e-3, "evals": 1, "warmup": 0,
+                "max_steps": 12, "batch_size": 4, "learning_rate": 1e-2, "evals": 1, "warmup": 0,
                 "lr_scheduler": "constant", "checkpoints": 0,
             },
             compute={"device": "cpu", "dtype": "float32"},
@@ -71,7 +72,7 @@ def test_a_teacher_with_more_rows_in_its_head_will_do(
 def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(
     start: Start, tiny_model_folder: Callable[..., Path]
 ) -> None:
-    metrics = start(tiny_model_folder(), method="lora", **{"training.max_steps": 1}).metrics
+    metrics = start(tiny_model_folder(**STUDENT), method="lora", **{"training.max_steps": 1}).metrics
     assert metrics.divergence.dropna().iloc[0] == pytest.approx(0, abs=1e-5)
 
 
