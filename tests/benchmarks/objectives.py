@@ -113,8 +113,8 @@ def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_ou
             training = steps | {"learning_rate": 5e-5}
             run("dpo", out, model=after_sft, data=rows, method=lora, objective="dpo", training=training)
         case "kto":
-            rows = {"source": file, "max_length": 512, "eval_rows": 60, "held_out_fraction": 0.2}
-            training = steps | {"max_steps": 60, "learning_rate": 2e-4}
+            rows = {"source": file, "max_length": 384, "eval_rows": 60, "held_out_fraction": 0.2}
+            training = steps | {"max_steps": 32, "learning_rate": 3e-4}
             run("kto", out, model=after_sft, data=rows, method=lora, objective="kto", training=training)
         case "pretraining":
             saved, aside = (str(ftkit.data.save_rows(pieces(held_out))) for held_out in (False, True))
