@@ -134,6 +134,7 @@ def make_trainer(
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature,
         beta=settings.beta,
+        disable_dropout=True,  # replies are drawn without it: with it their likelihood would be another's
         bf16=loaded.dtype == "bfloat16",
         eval_on_start=bool(held_out) and training.evals > 0,
     )

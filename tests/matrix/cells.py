@@ -7,6 +7,7 @@ words before anything is trained; everything else must train.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ftkit.data import Conversation, Message, Template
 from ftkit.data.batches import PaddedCollator
 from ftkit.data.encoded import Encoded
 from ftkit.fast.logprobs import LogProbs, choose, rewards
@@ -58,8 +60,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cpo": {},
     "kto": {"beta": 0.5},
     "reward": {},
-    "grpo": {"num_generations": 8, "max_new_tokens": 4, "rewards": ["regex:^[a-zA-Z]"]},
-    "rloo": {"num_generations": 8, "max_new_tokens": 4, "rewards": ["regex:^[a-zA-Z]"], "beta": 0.0},
+    "grpo": {"num_generations": 16, "max_new_tokens": 2, "rewards": ["regex:^[a-zA-Z]"]},
+    "rloo": {"num_generations": 16, "max_new_tokens": 2, "rewards": ["regex:^[a-zA-Z]"], "beta": 0.0},
 }
 CANNOT: dict[str, tuple[str, Callable[[str, str, str], bool]]] = {
     "a rotation does not go on GPT-2's Conv1D layers": (
@@ -83,7 +85,10 @@ WHOLE = "FTKIT_GRID"
 """Set in the environment, it asks for all cells."""
 RATE = 3e-3
 STEPS = 6
-_ROLLED_OUT = 10
+_ROLLED_OUT = 12
+_ROLLED_OUT_RATE = {"model": 0.03, "adapter": 0.01}
+_OWN_WEIGHTS = ("full", "freeze")
+"""Methods that change weights of the model itself."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,11 @@ class Cell:
         return next((why for why, (_, cannot) in CANNOT.items() if cannot(*names)), "")
 
     @property
+    def spread(self) -> float:
+        """How far the model's first weights lie from zero: far enough for an adapter to make words likely."""
+        return 0.3 if OBJECTIVES[self.objective].get("rewards") else 0.1
+
+    @property
     def always(self) -> bool:
         """Whether every run of the tests tries it."""
         if self.objective == "sft":
@@ -113,13 +123,14 @@ class Cell:
     def recipe(self, folder: Path, teacher: Path) -> Recipe:
         """What it is as a Recipe."""
         own = {"teacher": str(teacher)} if self.objective == "distillation" else {}
+        rate = _ROLLED_OUT_RATE["model" if METHODS[self.method].get("type") in _OWN_WEIGHTS else "adapter"]
         return Recipe(
             model=str(folder),
             method=METHODS[self.method],
             objective={"type": self.objective, **OBJECTIVES[self.objective], **own},
             compute={"device": "cpu", "dtype": "float32"},
             training={
-                "max_steps": _ROLLED_OUT, "batch_size": 2, "learning_rate": 10 * RATE, "warmup": 0,
+                "max_steps": _ROLLED_OUT, "batch_size": 2, "learning_rate": rate, "warmup": 0,
                 "lr_scheduler": "constant", "evals": 0, "checkpoints": 0,
             },
         )  # fmt: skip
@@ -176,18 +187,22 @@ def replies() -> list[Encoded]:
 
 def scores(loaded: LoadedModel, model: Any = None) -> torch.Tensor:
     """What the model says of `texts`, by the plain way: log-probabilities, or scores."""
-    model = loaded.model if model is None else model
+    return said_of(loaded.model if model is None else model, texts(), loaded.head)
+
+
+def said_of(model: Any, rows: list[Encoded], head: str = "words") -> torch.Tensor:
+    """Log-probabilities of the rows' trained tokens by the plain way; or one score a row."""
     was_training = model.training
     model.eval()
-    batch = PaddedCollator(0)(texts())
+    batch = PaddedCollator(0)(rows)
     with torch.no_grad():
-        found = rewards(model, batch) if loaded.head == "score" else LogProbs(False, None, "")(model, batch)
+        found = rewards(model, batch) if head == "score" else LogProbs(False, None, "")(model, batch)
     model.train(was_training)
     return found
 
 
 def train(loaded: LoadedModel, recipe: Recipe, folder: Path) -> list[float]:
-    """The loss of every step, by the way that ftkit chooses; of rewards, what they are short of the best."""
+    """The loss of every step, by the way that ftkit chooses; of rewards, the share that goes without."""
     if recipe.objective.reads == "prompts":
         return _rewarded(loaded, recipe, folder)
     objective = objectives.choose(recipe)
@@ -222,12 +237,10 @@ def train(loaded: LoadedModel, recipe: Recipe, folder: Path) -> list[float]:
     return losses
 
 
-class _Rewards(list[float]):
-    """A sink that remembers what replies were rewarded with."""
+class _Silence:
+    """A sink for what nobody asks about."""
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        if kind == "train":
-            self.append(fields["reward"])
+    def emit(self, kind: str, **fields: Any) -> None: ...
 
 
 class _Always:
@@ -245,11 +258,21 @@ class _Always:
 
 
 def _rewarded(loaded: LoadedModel, recipe: Recipe, folder: Path) -> list[float]:
-    from ftkit.data import Conversation, Message
-
+    """How likely a reply is that gets no reward, before and after: exactly, not by samples."""
     asked = [Conversation((Message("user", f"What is on table {n}?"),), n) for n in range(4)]
-    sink: Any = _Rewards()
+    before = _unrewarded(loaded, asked[0])
+    sink: Any = _Silence()
     control: Any = _Always()
     run_trainer(make_trainer(loaded, rows_of(asked), [], recipe, folder, sink, control), None)
-    half = len(sink) // 2
-    return [1 - float(np.mean(sink[:half])), 1 - float(np.mean(sink[half:]))]
+    return [before, _unrewarded(loaded, asked[0])]
+
+
+def _unrewarded(loaded: LoadedModel, asked: Conversation) -> float:
+    tokenizer = loaded.tokenizer
+    prompt = Template(tokenizer).prompt_ids(asked.messages)
+    first = [token for token in range(len(tokenizer)) if re.match("[a-zA-Z]", tokenizer.decode([token]))]
+    rows = [
+        Encoded(np.array([*prompt, token], np.int32), np.arange(len(prompt) + 1) == len(prompt), 0)
+        for token in first
+    ]
+    return 1 - float(said_of(loaded.model, rows).exp().sum())

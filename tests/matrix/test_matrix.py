@@ -21,14 +21,15 @@ from . import cells, table
 @pytest.mark.parametrize("cell", cells.cells(), ids=str)
 def test_it_trains_saves_and_loads_again(
     cell: cells.Cell,
-    tiny_architecture: Callable[[str], Path],
+    tiny_architecture: Callable[[str, float], Path],
     tiny_model_folder: Callable[..., Path],
     note: Callable[[str, str, str], None],
     tmp_path: Path,
 ) -> None:
     if cell.objective in ("grpo", "rloo"):
         pytest.importorskip("trl")
-    folder, row = tiny_architecture(cell.architecture), f"{cell.objective} {cell.method}"
+    folder = tiny_architecture(cell.architecture, cell.spread)
+    row = f"{cell.objective} {cell.method}"
     teacher = tiny_model_folder(hidden_size=48, intermediate_size=80, initializer_range=0.1)
     if cell.obstacle:
         with pytest.raises((ModelError, RecipeError)):

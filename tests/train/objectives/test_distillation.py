@@ -34,7 +34,7 @@ def start(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Start:
             method=method,
             objective={"type": "distillation", "teacher": str(teacher or tiny_model_folder(**LARGER))},
             training={
-                "max_steps": 12, "batch_size": 4, "learning_rate": 1e-2, "evals": 1, "warmup": 0,
+                "epochs": 8, "batch_size": 4, "learning_rate": 1e-2, "evals": 1, "warmup": 0,
                 "lr_scheduler": "constant", "checkpoints": 0,
             },
             compute={"device": "cpu", "dtype": "float32"},
@@ -45,13 +45,16 @@ def start(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Start:
     return run
 
 
-@pytest.mark.parametrize(("method", "beta"), [("full", 0.0), ("lora", 0.5)])
-def test_the_student_comes_nearer_to_its_teacher(start: Start, method: str, beta: float) -> None:
-    run = start(method=method, **{"objective.beta": beta, "objective.label_weight": 0.1})
+@pytest.mark.parametrize(
+    ("method", "beta", "rate", "left"), [("full", 0.0, 1e-2, 0.9), ("lora", 0.5, 2e-2, 0.98)]
+)
+def test_the_student_comes_nearer_to_its_teacher(start: Start, method: str, beta: float, rate: float) -> None:
+    changes = {"objective.beta": beta, "objective.label_weight": 0.1, "training.learning_rate": rate}
+    run = start(method=method, **changes)
     metrics = run.metrics
     held_out = metrics.eval_divergence.dropna()
-    assert held_out.iloc[-1] < 0.9 * held_out.iloc[0]
-    assert metrics.divergence.iloc[-1] < metrics.divergence.dropna().iloc[0]
+    assert held_out.iloc[-1] < left * held_out.iloc[0]
+    assert metrics.divergence.iloc[-1] < 0.8 * metrics.divergence.dropna().iloc[0]
     assert metrics.entropy.dropna().gt(0).all()
     (facts,) = [event["facts"] for event in run.events() if event["kind"] == "environment"]
     assert "folder" in facts["teacher"]
