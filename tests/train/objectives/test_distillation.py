@@ -48,13 +48,15 @@ def start(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Start:
 @pytest.mark.parametrize(
     ("method", "beta", "rate", "left"), [("full", 0.0, 1e-2, 0.9), ("lora", 0.5, 2e-2, 0.98)]
 )
-def test_the_student_comes_nearer_to_its_teacher(start: Start, method: str, beta: float, rate: float) -> None:
+def test_the_student_comes_nearer_to_its_teacher(
+    start: Start, method: str, beta: float, rate: float, left: float
+) -> None:
     changes = {"objective.beta": beta, "objective.label_weight": 0.1, "training.learning_rate": rate}
     run = start(method=method, **changes)
     metrics = run.metrics
     held_out = metrics.eval_divergence.dropna()
     assert held_out.iloc[-1] < left * held_out.iloc[0]
-    assert metrics.divergence.iloc[-1] < 0.8 * metrics.divergence.dropna().iloc[0]
+    assert metrics.divergence.iloc[-1] < left * metrics.divergence.dropna().iloc[0]
     assert metrics.entropy.dropna().gt(0).all()
     (facts,) = [event["facts"] for event in run.events() if event["kind"] == "environment"]
     assert "folder" in facts["teacher"]
