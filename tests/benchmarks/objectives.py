@@ -6,9 +6,9 @@
     python -m tests.benchmarks.objectives grpo OUT
     python -m tests.benchmarks.objectives pretraining OUT
 
-`sft` trains the model whole, and the others start from what it saved. The preference pairs are the starter
-set's own: its answer against the answer to another row. RATED_FILE holds rated conversations. The text of
-`pretraining` is this project's own documentation in its source.
+`sft` trains the model whole; `dpo` and `kto` start from what it saved, the others from the starter itself. The
+preference pairs are the starter set's own: its answer against the answer to another row. RATED_FILE holds
+rated conversations. The text of `pretraining` is this project's own source, with what it says of itself.
 """
 
 from __future__ import annotations
