@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo lab test bench soak matrix fuzz lint unit chromium clean distclean
+.PHONY: help venv demo lab test bench soak matrix grid fuzz lint unit chromium clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -75,6 +75,11 @@ soak: $(INSTALLED) ## hundreds of runs killed, starved of disk, damaged, stopped
 
 matrix: $(INSTALLED) ## the kernel-facing tests on several Pythons and releases of ipykernel
 	$(BIN)/python -m tests.kernel.matrix
+
+grid: export FTKIT_GRID := 1
+grid: export OMP_WAIT_POLICY := PASSIVE
+grid: $(INSTALLED) ## every objective with every method on every architecture, as tests/matrix/TABLE.md says
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/matrix
 
 # The coverage-guided half needs atheris, which has wheels for some Pythons only: without it that half is left out.
 fuzz: export OMP_WAIT_POLICY := PASSIVE

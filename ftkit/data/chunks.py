@@ -200,7 +200,7 @@ def _finished(
             parts = over_the_limit(texts, encoded, template, limits, chunk.refused)
             chunk.shortened += [texts[0].row] if parts else []
             chunk.rows += parts
-        elif not all(one.mask[1:].any() for one in encoded):
+        elif limits.objective.reads != "prompts" and not all(one.mask[1:].any() for one in encoded):
             chunk.refused.append(Refusal(texts[0].row, UNTRAINED))
         elif step > 1 and np.array_equal(encoded[0].ids, encoded[1].ids):
             chunk.refused.append(Refusal(texts[0].row, SAME))

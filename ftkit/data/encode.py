@@ -298,7 +298,7 @@ class RowTokens:
     count, trained
         Tokens of the whole row, and those of them that are trained.
     side
-        What it is of the row: `chosen` or `rejected`, `rated good` or `rated bad`; else empty.
+        What it is of the row: `chosen` or `rejected`, `rated good` or `rated bad`, `the prompt`; else empty.
     """
 
     tokens: list[dict[str, Any]]
@@ -313,7 +313,8 @@ def row_tokens(
 ) -> list[RowTokens]:
     """The tokens of `encode_sides` for display, of each side the first `limit` of them one by one."""
     found = encode_sides(example, template, objective)
-    names = SIDES if together(objective) > 1 else [_RATINGS.get(one.label, "") for one in found]
+    whole = "the prompt" if objective.reads == "prompts" else ""
+    names = SIDES if together(objective) > 1 else [_RATINGS.get(one.label, whole) for one in found]
     return [_shown(one, template.tokenizer, name, limit) for one, name in zip(found, names, strict=True)]
 
 

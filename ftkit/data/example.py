@@ -64,6 +64,8 @@ class Conversation:
         Descriptions of the functions that the assistant may call.
     rated
         Of a rated reply: 1 where it is good, 0 where it is bad; else -1.
+    unanswered
+        Whether the model is to give the reply to its last turn itself.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +73,7 @@ class Conversation:
     extra: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Any, ...] = ()
     rated: int = -1
+    unanswered: bool = False
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ def inspect(dataset: Dataset, template: Template, objective: Objective | None = 
     """Encode every training row and look at all of it; no row is cut off by its length."""
     found = encode_each(dataset.train, template, objective or SFT())
     findings = preflight(
-        dataset.train, dataset.held_out, found.rows, ends=template.end_ids(), untrained=found.untrained
+        dataset.train,
+        dataset.held_out,
+        found.rows,
+        ends=template.end_ids(),
+        untrained=found.untrained,
+        trained=objective is None or objective.reads != "prompts",
     )
     return Inspection(dataset, found.rows, (*dataset.refused, *found.refused), findings)

@@ -77,6 +77,7 @@ def preflight(
     *,
     ends: Collection[int] = (),
     untrained: Sequence[int] = (),
+    trained: bool = True,
     progress: Callable[[str, float | None], None] | None = None,
 ) -> list[Finding]:
     """Look at the rows, and at their tokens where given; errors first.
@@ -91,6 +92,8 @@ def preflight(
         Ids of the tokens that end a reply.
     untrained
         Numbers of the rows left out of `encoded` because nothing in them would be learned.
+    trained
+        Whether the rows themselves are trained on; of prompts nothing is.
     progress
         Told how far it is; may raise to end it.
     """
@@ -99,7 +102,7 @@ def preflight(
         if place % _LOOK_UP == 0 and progress is not None:
             progress("Looking for faults", place / len(examples))
         seen.look(example)
-    found = [*_untrained(encoded, untrained), *_tokens(encoded, ends), *seen.findings()]
+    found = [*_untrained(encoded if trained else (), untrained), *_tokens(encoded, ends), *seen.findings()]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 

@@ -40,7 +40,7 @@ def sides(example: Example, objective: Objective) -> tuple[Conversation | PlainT
     if objective.reads == "rated":
         return _rated(example)
     if objective.reads == "prompts":
-        return (_prompt(example),)
+        return (_only_asked(question(example)),)
     return (as_conversation(example),)
 
 
@@ -67,14 +67,26 @@ def _pair(example: Example) -> tuple[Conversation, ...]:
     )
 
 
-def _prompt(example: Example) -> Conversation:
-    """A conversation whose last reply the model gives itself: the row's own is the answer expected."""
+def question(example: Example) -> Conversation:
+    """A conversation whose last question the model answers itself; the row's own answer is the one expected.
+
+    Raises
+    ------
+    UnusableRowError
+        When there is no question in it.
+    """
     if isinstance(example, PreferencePair):
         example = Conversation((*example.prompt, *example.chosen), example.row, example.extra)
     whole = as_conversation(replace(example, good=True) if isinstance(example, RatedReply) else example)
     if isinstance(whole, PlainText) or not any(turn.role == "user" for turn in whole.messages):
         raise UnusableRowError("there is no question in it that could be answered")
     return whole
+
+
+def _only_asked(whole: Conversation) -> Conversation:
+    """Up to its last question, and the reply still to come: nothing of a prompt is trained on."""
+    last = max(place for place, turn in enumerate(whole.messages) if turn.role == "user")
+    return replace(whole, messages=_only_read(whole.messages[: last + 1]), unanswered=True)
 
 
 def _rated(example: Example) -> tuple[Conversation, ...]:

@@ -163,8 +163,10 @@ class Template:
                 if isinstance(example, PlainText):
                     one.text = example.text
                 else:
-                    one.text = next(rendered) or self.render(example.messages, tools=example.tools)
-                    one.spans = self._assistant_spans(example, one.text)
+                    one.text = next(rendered) or self.render(
+                        example.messages, example.unanswered, example.tools
+                    )
+                    one.spans = [] if example.unanswered else self._assistant_spans(example, one.text)
             except TemplateError as error:
                 one.error = error
             prepared.append(one)
@@ -222,7 +224,11 @@ class Template:
 
     def _rendered_together(self, examples: Sequence[Conversation]) -> Iterator[str]:
         """Each conversation as text, in one call; empty where it has to be rendered by itself."""
-        alike = [place for place, example in enumerate(examples) if not example.tools and example.messages]
+        alike = [
+            place
+            for place, example in enumerate(examples)
+            if example.messages and not (example.tools or example.unanswered)
+        ]
         texts = [""] * len(examples)
         if len(alike) > 1:
             with contextlib.suppress(Exception):  # one of them cannot be rendered: which, is found out singly

@@ -128,6 +128,7 @@ def plain(example: Conversation | PlainText) -> dict[str, Any]:
         "messages": [vars(message) for message in example.messages],
         "tools": example.tools,
         "rated": example.rated,
+        "unanswered": example.unanswered,
     }
 
 
@@ -135,4 +136,10 @@ def example_of(row: dict[str, Any]) -> Conversation | PlainText:
     if "text" in row:
         return PlainText(row["text"], row["row"])
     messages = (Message(**turn | {"tool_calls": tuple(turn["tool_calls"])}) for turn in row["messages"])
-    return Conversation(tuple(messages), row["row"], tools=tuple(row["tools"]), rated=row["rated"])
+    return Conversation(
+        tuple(messages),
+        row["row"],
+        tools=tuple(row["tools"]),
+        rated=row["rated"],
+        unanswered=row["unanswered"],
+    )

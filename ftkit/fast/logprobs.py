@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ftkit.fast import attention, pieces
+from ftkit.fast.distributions import Outputs
 from ftkit.fast.loss import NOTHING, Extra, Logits, Scores, draw, plain_scores, token_scores
 from ftkit.models.prompts import has_prompt, prompt_cache, prompt_length
 from ftkit.recipe import Fast
@@ -56,45 +57,35 @@ class LogProbs:
         self, model: torch.nn.Module, batch: dict[str, torch.Tensor], extra: Extra = NOTHING
     ) -> Scores:
         """Log-probability of each trained token of the batch, in order; entropy and hit where at hand."""
-        base, targets = _base(model), batch["labels"][:, 1:]
-        trained = targets != IGNORED
-        targets, made = targets[trained], self._made(model, batch, trained)
-        if self.logits is None:
-            return plain_scores(made, targets, extra)
-        head = base.get_output_embeddings()
-        bias = getattr(head, "bias", None)
-        return token_scores(made, head.weight, targets, bias=bias, logits=self.logits, extra=extra)
+        out, targets = self.outputs(model, batch)
+        if out.head is None:
+            return plain_scores(out.states, targets, extra)
+        return token_scores(out.states, out.head, targets, bias=out.bias, logits=out.logits, extra=extra)
 
     @torch.no_grad()
     def drawn(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The batch's labels, every trained token drawn anew from what the model says."""
         labels = batch["labels"].clone()
-        trained = labels[:, 1:] != IGNORED
-        made = self._made(model, batch, trained)
-        if self.logits is None:
-            found = draw(made)
-        else:
-            head = _base(model).get_output_embeddings()
-            found = draw(made, head.weight, bias=getattr(head, "bias", None), logits=self.logits)
-        labels[:, 1:][trained] = found
+        out, _ = self.outputs(model, batch)
+        labels[:, 1:][labels[:, 1:] != IGNORED] = draw(out.states, out.head, bias=out.bias, logits=out.logits)
         return labels
 
-    def _made(
-        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], trained: torch.Tensor
-    ) -> torch.Tensor:
-        """(trained tokens, width) hidden states at the positions that predict them; or float32 logits."""
+    def outputs(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[Outputs, torch.Tensor]:
+        """What the model puts out where it predicts the batch's trained tokens, and these, in order."""
         base = _base(model)
         layout = ("position_ids", "cu_seqlens") if self.packed else ("attention_mask",)
         inputs = {name: batch[name] for name in ("input_ids", *layout)} | {"use_cache": False}
         if has_prompt(model):
             inputs |= _after_prompt(model, batch)
+        targets = batch["labels"][:, 1:]
+        trained = targets != IGNORED
         with attention.packed() if self.packed else contextlib.nullcontext(), _half_precision(base):
-            made: torch.Tensor
             if self.logits is None:
                 made = base(**inputs).logits[:, :-1][trained].float()
-            else:
-                made = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
-        return made
+                return Outputs(made), targets[trained]
+            hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1][trained]
+        head = base.get_output_embeddings()
+        return Outputs(hidden, head.weight, getattr(head, "bias", None), self.logits), targets[trained]
 
     def describe(self) -> str:
         """What was chosen, for people: a line."""

@@ -88,16 +88,32 @@ def _go_on(loaded: LoadedModel, method: Adapter, start_from: str) -> None:
 
 def name_base(model: Any, loaded: LoadedModel) -> None:
     """Write into the adapter which model it belongs to, by a name that means something on another machine."""
+    settings = model.peft_config["default"]
+    settings.base_model_name_or_path = _lasting_name(loaded)
+    settings.revision = loaded.source.revision
+
+
+def _lasting_name(loaded: LoadedModel) -> str:
     source = loaded.source
     if source.requested == "starter":
-        name = STARTER.hub_id
-    elif source.kind == "hub":
-        name = source.name
-    else:
-        name = source.origin if source.kind == "gguf" and source.origin else str(source.path)
-    settings = model.peft_config["default"]
-    settings.base_model_name_or_path = name
-    settings.revision = source.revision
+        return STARTER.hub_id
+    if source.kind == "hub":
+        return source.name
+    return source.origin if source.kind == "gguf" and source.origin else str(source.path)
+
+
+def made_for_another(loaded: LoadedModel, folder: str | Path) -> str:
+    """What to know of an adapter that fits a model by its shapes and names another; else empty.
+
+    The other may be the same model at another place.
+    """
+    named = adapter_settings(folder).base_model_name_or_path
+    if not named or named == _lasting_name(loaded):
+        return ""
+    return (
+        f"The adapter in {folder} was made for {named}, and goes on {loaded.source.name}. It fits by its "
+        "shapes; it means something only if that is the same model."
+    )
 
 
 def save_adapter(loaded: LoadedModel, folder: str | Path) -> Path:

@@ -21,6 +21,7 @@ from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
 from ftkit.models.device import Device, probe
 from ftkit.models.source import looks_like_hub_id
+from ftkit.models.teacher import teacher_of
 from ftkit.recipe import (
     IA3,
     Freeze,
@@ -56,6 +57,8 @@ LEVELS = ("off", "attention", "mlp", "layers")
 """What the backward pass makes again, from nothing to whole layers."""
 _COMFORT = 0.75
 """Up to this share of the free memory a fine-tune fits with room to spare."""
+_BESIDE_GB = 0.3
+"""Slices of two models' distributions, and what a divergence keeps of them."""
 _STARTER_ROWS = {"starter:extract": 70, "starter:persona": 70}
 """Mean length of the starter sets' rows, in tokens, on the high side."""
 _UNKNOWN_ROWS = 256
@@ -82,8 +85,8 @@ class MemoryEstimate:
     peak_gb
         The most that is needed at once; None where it cannot be known.
     parts
-        What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations, buffers and
-        logits; loading, where making the weights small takes more than training.
+        What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations, buffers,
+        logits and teacher; loading, where making the weights small takes more than training.
     free_gb, total_gb
         Memory of the device.
     verdict
@@ -136,11 +139,19 @@ def estimate(recipe: Recipe, *, row_tokens: int | None = None) -> MemoryEstimate
         return _unknown(device, "Its config.json does not say how large the model is.")
     if recipe.compute.device == "cuda" and device.kind != "cuda":
         return _unknown(device, "The recipe asks for a CUDA GPU, and there is none on this machine.")
+    teacher: Architecture | None = None
+    if (asked := teacher_of(recipe)) is not None:
+        try:
+            teacher = find_architecture(asked, offline=recipe.compute.offline)
+        except ModelError as error:
+            return _unknown(device, f"objective.teacher: {error.message}")
+        if teacher is None:
+            return _unknown(device, "The teacher's config.json does not say how large it is.")
     tokens = row_tokens or _STARTER_ROWS.get(recipe.data.source) or _UNKNOWN_ROWS
     texts = 2 if recipe.objective.reads == "pairs" else 1
     tokens = min(tokens, texts * recipe.data.max_length)
     trainable = sizes.trainable(found, recipe.method)
-    level, parts = _level(found, recipe, device, tokens, trainable)
+    level, parts = _level(found, recipe, device, tokens, trainable, teacher)
     peak = sum(parts.values())
     verdict = _verdict(peak, device.free_gb)
     known = "" if row_tokens or recipe.data.source in _STARTER_ROWS else ", a guess until the data is read"
@@ -171,7 +182,12 @@ def recomputation(recipe: Recipe, *, row_tokens: int) -> tuple[str, str]:
 
 
 def _level(
-    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int
+    found: Architecture,
+    recipe: Recipe,
+    device: Device,
+    row_tokens: int,
+    trainable: int,
+    teacher: Architecture | None,
 ) -> tuple[str, dict[str, float]]:
     """What is made again, and the parts of the peak with it; `auto` is the first level that fits well."""
     asked = recipe.compute.gradient_checkpointing
@@ -180,6 +196,8 @@ def _level(
     parts: dict[str, float] = {}
     for level in LEVELS if asked == "auto" else (asked,):
         parts = _parts(found, recipe, device, row_tokens, trainable, level)
+        if teacher is not None:
+            parts["teacher"] = _of_teacher(teacher, recipe, device, row_tokens) / 1e9
         if sum(parts.values()) <= _COMFORT * device.free_gb:
             break
     return level, parts
@@ -268,9 +286,8 @@ def _parts(
     found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int, level: str
 ) -> dict[str, float]:
     method, training, compute = recipe.method, recipe.training, recipe.compute
-    half = compute.dtype in ("bfloat16", "float16") or (compute.dtype == "auto" and device.native_bf16)
     # Full fine-tuning keeps and computes in float32.
-    size = 2 if half and method.type != "full" else 4
+    size = 4 if method.type == "full" else _bytes_of_a_weight(recipe, device)
     batch = training.batch_tokens or training.batch_size * row_tokens
     scores = 0.0
     if device.kind == "cpu" and level == "off" and row_tokens <= _SCORES_UP_TO:
@@ -326,6 +343,21 @@ def _trained_layers(found: Architecture, method: Method) -> int:
         chosen = method.last_layers or method.first_layers or method.expand_layers
         return min(chosen or (found.layers if method.modules else 2), found.layers)
     return found.layers
+
+
+def _of_teacher(teacher: Architecture, recipe: Recipe, device: Device, row_tokens: int) -> float:
+    """Bytes that a teacher needs: its weights, one layer's values, both models' distributions."""
+    training = recipe.training
+    size = _bytes_of_a_weight(recipe, device)
+    batch = training.batch_tokens or training.batch_size * row_tokens
+    beside = _BESIDE_GB * 1e9 if recipe.compute.fast.loss else batch * teacher.vocab_size * 32
+    return _weights(teacher, recipe.model, size) + batch * size * teacher.width + beside
+
+
+def _bytes_of_a_weight(recipe: Recipe, device: Device) -> int:
+    dtype = recipe.compute.dtype
+    half = dtype in ("bfloat16", "float16") or (dtype == "auto" and device.native_bf16)
+    return 2 if half else 4
 
 
 def _weights(found: Architecture, model: Model, size: int) -> float:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftkit.recipe._base import Kind, Lines, PositiveInt, Presets
+from ftkit.recipe._base import Fraction, Kind, Lines, PositiveInt, Presets
 
 Reads = Literal["texts", "pairs", "rated", "prompts"]
 Head = Literal["words", "score"]
@@ -65,6 +65,29 @@ class Pretraining(Kind):
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["pretraining"] = "pretraining"
+
+
+class Distillation(Kind):
+    """Learn what a larger model thinks of every word of the rows (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    title: ClassVar[str] = "A teacher's words (distillation)"
+    reads: ClassVar[Reads] = "texts"
+    head: ClassVar[Head] = "words"
+    type: Literal["distillation"] = "distillation"
+    teacher: str = ""
+    """The model to learn from, with the same vocabulary: a Hub id, a local folder, or `starter`. It is loaded
+    beside the model, in the same precision, and never changes."""
+    teacher_revision: str | None = None
+    """Branch, tag or commit of a teacher from the Hub. Empty: its main branch."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens are compared: every assistant turn, the last one only, or everything."""
+    beta: Fraction = 0.0
+    """How the two are compared (GKD, arXiv:2306.13649). 0: the student covers all that the teacher might say.
+    1: it keeps to the teacher's likeliest words. Between: both with their mixture."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+    """Flattens both distributions, such as 2: what the teacher thinks of unlikely words counts more."""
+    label_weight: Weight = 0.0
+    """Weight of learning the rows' own tokens beside the teacher's distribution, such as 0.5."""
 
 
 class DPO(Kind):
@@ -246,6 +269,6 @@ class RLOO(_Rewarded):
 
 
 Objective = Annotated[
-    SFT | Pretraining | DPO | ORPO | SimPO | CPO | KTO | Reward | GRPO | RLOO,
+    SFT | Pretraining | Distillation | DPO | ORPO | SimPO | CPO | KTO | Reward | GRPO | RLOO,
     Field(discriminator="type"),
 ]

@@ -17,7 +17,7 @@ from ftkit.errors import RecipeError
 from ftkit.folders import is_device
 from ftkit.recipe._base import Fraction, Lines, NonNegativeInt, PositiveInt, Section
 from ftkit.recipe.methods import LoRA, Method, PrefixTuning, PromptTuning
-from ftkit.recipe.objectives import SFT, Objective
+from ftkit.recipe.objectives import SFT, Distillation, Objective
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName, check_settings
 from ftkit.recipe.rows import are_rows, save_rows
 
@@ -326,6 +326,11 @@ class Recipe(Section):
                 f"compute.engine_config is for compute.launch 'torchrun', and compute.launch is "
                 f"{self.compute.launch!r}: set that to 'torchrun', or leave compute.engine_config empty"
             )
+        if isinstance(self.objective, Distillation) and self.model.new_tokens:
+            raise ValueError(
+                f"model.new_tokens ({', '.join(self.model.new_tokens)}) are not in the vocabulary of "
+                "objective.teacher, which has to be the model's own: leave them out"
+            )
         beta = getattr(self.objective, "beta", 0)
         if self.objective.reads == "prompts" and beta and self.method.type == "full":
             raise ValueError(
@@ -540,7 +545,8 @@ _UNSLOTH_TAKES = {"type", "rank", "alpha", "dropout", "target_modules", "use_rsl
 
 def why_not_unsloth(recipe: Recipe) -> str:
     """What Unsloth does not take of a Recipe, by the fields' names; empty where it takes all."""
-    if recipe.objective.head != "words" or recipe.objective.reads == "prompts":
+    objective = recipe.objective
+    if objective.head != "words" or objective.reads == "prompts" or isinstance(objective, Distillation):
         return f"compute.backend 'unsloth' does not take objective.type {recipe.objective.type!r}"
     method, level = recipe.method, recipe.compute.gradient_checkpointing
     if recipe.compute.processes > 1:

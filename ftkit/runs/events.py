@@ -21,8 +21,10 @@ Kinds and their fields, beside `time` (unix seconds) and `kind`:
   `tokens_per_second`, `memory_gb`, `gpu_memory_gb`, `elapsed` (seconds of training, pauses left out); of
   preferences also `chosen_reward`, `rejected_reward` and `margin` (the first less the second),
   `chosen_logprob` and `rejected_logprob` (nats a reply), `pair_accuracy` (the share of pairs whose chosen
-  reply has the higher reward), and of rated replies `kl` (the reference point, nats)
+  reply has the higher reward), and of rated replies `kl` (the reference point, nats); of distillation
+  `divergence` (from the teacher) and `label_loss` (of the rows' own tokens), both nats a trained token
 - `eval`: `step`, `epoch`, `loss`, `seconds`, and of the above `accuracy`, `entropy` and all of preferences
+  and distillation
 - `rollout`: `step`, `held_out`, `prompt` (its last turn), `reply`, `rewards` (by name): some of the replies
   that the model was rewarded for; `train` and `eval` then hold `reward`, `reward_std`, `reply_tokens`, `kl`
 - `checkpoint`: `step`, `path` (inside the run folder)

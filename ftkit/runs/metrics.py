@@ -19,6 +19,8 @@ METRICS = (
     "accuracy",
     "eval_accuracy",
     "entropy",
+    "divergence",
+    "eval_divergence",
     "margin",
     "eval_margin",
     "pair_accuracy",

@@ -18,7 +18,7 @@ from ftkit.data import Dataset, EncodedSet, Refusal, Template, encode_all, load
 from ftkit.data.preflight import preflight
 from ftkit.data.sides import together as row_texts
 from ftkit.errors import ModelError, RunError
-from ftkit.recipe import Fast, PrefixTuning, PromptTuning, Recipe
+from ftkit.recipe import Distillation, Fast, PrefixTuning, PromptTuning, Recipe
 from ftkit.recipe import engine as engines
 from ftkit.recipe.optimizers import why_not
 from ftkit.train.checkpoints import Checkpoint, Checkpoints
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ftkit.fast.logprobs import LogProbs
     from ftkit.models.load import LoadedModel
     from ftkit.train.objectives.base import Known
+    from ftkit.train.teacher import Teacher
     from ftkit.train.trainer import FtkitTrainer
 
 ROLL_BACKS = 3
@@ -78,7 +79,6 @@ def fit(
         dataset = load(recipe.data, offline=recipe.compute.offline, progress=progress)
     progress("Loading the training libraries", None)
     from ftkit.fast.allocator import keep_large_buffers_apart
-    from ftkit.models.adapters import apply_method
     from ftkit.models.code import code_files, warning
     from ftkit.models.gate import Gate
     from ftkit.models.load import load_model
@@ -86,6 +86,11 @@ def fit(
 
     keep_large_buffers_apart()
 
+    if isinstance(recipe.objective, Distillation):
+        from ftkit.models.teacher import check_teacher
+
+        with ranks.first():
+            check_teacher(recipe, progress)
     head = recipe.objective.head
     build = builder(recipe) if backend == "unsloth" else None
     _seed(recipe.training.seed)  # a new head has random values
@@ -118,7 +123,7 @@ def fit(
         make_trainable(loaded, recipe)
         fast = Fast.of(False).model_copy(update={"loss": fast.loss})
     else:
-        apply_method(loaded, recipe.method, _some_batches(train, loaded))
+        _make_trainable(loaded, recipe, sink, _some_batches(train, loaded))
         recompute = _recomputation(recipe, train, sink, ranks)
     if ranks.number > 0:
         _seed(recipe.training.seed + ranks.number)  # dropout differs from rank to rank
@@ -145,8 +150,10 @@ def fit(
         way = replace(way, reason="Unsloth's layers, rows padded")
     if fast.attention and not way.packed:
         sink.emit("note", level="warning", text=f"Rows are padded: {way.reason}.")
+    with ranks.first():
+        teacher = _teacher(recipe, way, fast, progress)
     described = "; ".join(filter(None, [holding.describe(), way.describe()]))
-    sink.emit("environment", facts=_environment(loaded, described, backend))
+    sink.emit("environment", facts=_environment(loaded, described, backend, teacher))
     held_out = evaluation.rows if evaluation else []
     with ranks.first():  # what it keeps in the folder the others read
         reference = _reference(recipe, loaded, way, (train.rows, held_out), folder, progress, sink)
@@ -166,6 +173,7 @@ def fit(
             reference,
             ranks,
             holding,
+            teacher,
         )
 
     holding.take(loaded.model)
@@ -245,18 +253,17 @@ def _roll_out(
     ranks: Ranks,
 ) -> None:
     """Train on rewards for the model's own replies."""
-    from ftkit.models.adapters import apply_method
     from ftkit.train.rewards import resolve
     from ftkit.train.rollouts import make_trainer, rows_of
     from ftkit.train.steps import checkpoints_of
 
     resolve(getattr(recipe.objective, "rewards", ()))  # what is missing is said before anything is prepared
-    rows = rows_of(dataset.train, recipe)
+    rows = rows_of(dataset.train)
     few = dataset.held_out[: recipe.data.eval_rows] if recipe.training.evals else ()
-    held_out = rows_of(few, recipe) if len(few) else []
+    held_out = rows_of(few) if len(few) else []
     progress("Preparing the model", None)
     _seed(recipe.training.seed)
-    apply_method(loaded, recipe.method)
+    _make_trainable(loaded, recipe, sink)
     sink.emit("environment", facts=_environment(loaded, "TRL's own passes", "ftkit"))
 
     def make(rate_scale: float | None) -> Any:
@@ -397,6 +404,18 @@ def _tokens(
     return train, evaluation, refused
 
 
+def _make_trainable(
+    loaded: LoadedModel, recipe: Recipe, sink: Sink, batches: Iterator[Any] | None = None
+) -> None:
+    """As the Recipe's method says; an adapter that was made for another model is told of."""
+    from ftkit.models.adapters import apply_method, made_for_another
+
+    apply_method(loaded, recipe.method, batches)
+    start_from = getattr(recipe.method, "start_from", None)
+    if start_from and (note := made_for_another(loaded, Path(start_from).expanduser())):
+        sink.emit("note", level="warning", text=note)
+
+
 def _some_batches(train: EncodedSet, loaded: LoadedModel, count: int = 16, rows: int = 4) -> Iterator[Any]:
     """Padded batches of the first rows, for first values that come from the data."""
     from ftkit.data.batches import PaddedCollator
@@ -455,6 +474,17 @@ def _reference(
     )
 
 
+def _teacher(recipe: Recipe, way: LogProbs, fast: Fast, progress: _Stages) -> Teacher | None:
+    """The model that this one learns from, where its objective has one."""
+    if not isinstance(recipe.objective, Distillation):
+        return None
+    from ftkit.models.teacher import load_teacher
+    from ftkit.train.teacher import Teacher
+
+    progress("Loading the teacher", None)
+    return Teacher.of(load_teacher(recipe, progress), fast, packed=way.packed)
+
+
 def _longest(train: EncodedSet) -> dict[str, int]:
     """The row that a step needs the most memory for."""
     row = train.rows[int(train.lengths.argmax())]
@@ -484,7 +514,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _environment(loaded: LoadedModel, fast: str, backend: str) -> dict[str, Any]:
+def _environment(
+    loaded: LoadedModel, fast: str, backend: str, teacher: Teacher | None = None
+) -> dict[str, Any]:
     packages = ["ftkit", "torch", "transformers", "peft", "accelerate", "datasets"]
     packages += ["unsloth", "unsloth_zoo"] if backend == "unsloth" else []
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
@@ -499,4 +531,4 @@ def _environment(loaded: LoadedModel, fast: str, backend: str) -> dict[str, Any]
         "model_source": loaded.source.describe(),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "trainable_parameters": trainable,
-    }
+    } | ({"teacher": teacher.loaded.source.describe()} if teacher else {})

@@ -20,10 +20,12 @@ import torch
 from ftkit.data.batching import Batches
 from ftkit.data.encoded import Encoded
 from ftkit.data.token_store import lengths
+from ftkit.fast.distributions import RowLosses, beside
 from ftkit.fast.logprobs import LogProbs, rewards
 from ftkit.fast.loss import NOTHING, Extra, Scores
 from ftkit.models.adapters import base_model
 from ftkit.models.load import LoadedModel
+from ftkit.train.teacher import Teacher
 
 FILE = "reference.safetensors"
 _SAME = 1e-3
@@ -56,8 +58,8 @@ class Remembered:
 class ModelPasses:
     """The passes that objectives ask for, by the model that is trained."""
 
-    def __init__(self, loaded: LoadedModel, logprobs: LogProbs) -> None:
-        self.loaded, self.logprobs = loaded, logprobs
+    def __init__(self, loaded: LoadedModel, logprobs: LogProbs, teacher: Teacher | None = None) -> None:
+        self.loaded, self.logprobs, self.teacher = loaded, logprobs, teacher
 
     def policy(self, batch: Batch, extra: Extra = NOTHING) -> Scores:
         """By the model as it is."""
@@ -79,6 +81,13 @@ class ModelPasses:
             return known
         with torch.no_grad(), _reading(self.loaded.model), base_model(self.loaded) as model:
             return self.logprobs(model, batch)
+
+    def beside_teacher(self, batch: Batch, losses: RowLosses) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """By the model as it is and by the teacher, a slice of both at a time."""
+        assert self.teacher is not None
+        known = self.teacher.outputs(batch)
+        own, targets = self.logprobs.outputs(self.loaded.model, batch)
+        return beside(own, known, targets, losses)
 
 
 def is_the_base(loaded: LoadedModel, logprobs: LogProbs, row: Encoded, lay: Lay) -> bool:

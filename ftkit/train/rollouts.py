@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
-from ftkit.data.example import Conversation, Example, UnusableRowError
-from ftkit.data.sides import sides
+from ftkit.data.example import Example, UnusableRowError
+from ftkit.data.sides import question
 from ftkit.errors import DataError, RunError
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import GRPO, RLOO, Recipe
@@ -55,7 +55,7 @@ class Prompts:
         """Nothing to do."""
 
 
-def rows_of(examples: Sequence[Example], recipe: Recipe) -> list[dict[str, Any]]:
+def rows_of(examples: Sequence[Example]) -> list[dict[str, Any]]:
     """The prompts as TRL takes them, with the answer that each row holds and its other columns.
 
     Raises
@@ -66,10 +66,9 @@ def rows_of(examples: Sequence[Example], recipe: Recipe) -> list[dict[str, Any]]
     made: list[dict[str, Any]] = []
     for example in examples:
         try:
-            (talk,) = sides(example, recipe.objective)
+            talk = question(example)
         except UnusableRowError:
             continue
-        assert isinstance(talk, Conversation)
         last = max(place for place, turn in enumerate(talk.messages) if turn.role == "user")
         after = [turn.content for turn in talk.messages[last + 1 :] if turn.role == "assistant"]
         prompt = [turn.as_dict() for turn in talk.messages[: last + 1]]
@@ -135,6 +134,7 @@ def make_trainer(
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature,
         beta=settings.beta,
+        disable_dropout=True,  # replies are drawn without it: with it their likelihood would be another's
         bf16=loaded.dtype == "bfloat16",
         eval_on_start=bool(held_out) and training.evals > 0,
     )

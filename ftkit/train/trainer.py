@@ -44,6 +44,7 @@ from ftkit.train.ranks import ALONE, Ranks
 from ftkit.train.reference import ModelPasses
 from ftkit.train.reporter import Reporter, Tally
 from ftkit.train.steps import Counted, Steps, checkpoints_of, total_steps
+from ftkit.train.teacher import Teacher
 
 
 class FtkitTrainer(Steps, Trainer):
@@ -54,6 +55,8 @@ class FtkitTrainer(Steps, Trainer):
     reference
         What the model said before training of the training and of the held-out rows, where its objective
         needs it and it cannot be asked any more.
+    teacher
+        Another model that it learns from, where its objective does.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class FtkitTrainer(Steps, Trainer):
         reference: tuple[Known | None, Known | None] = (None, None),
         ranks: Ranks = ALONE,
         holding: Holding | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.loaded = loaded
         self.gate = loaded.gate
@@ -88,7 +92,7 @@ class FtkitTrainer(Steps, Trainer):
         self.extras = extras_of(recipe, loaded, sink, lambda: self.optimizer)
         self.tally = Tally()
         self.objective = choose(recipe)
-        self.passes = ModelPasses(loaded, logprobs)
+        self.passes = ModelPasses(loaded, logprobs, teacher)
         items = self.objective.items(rows, reference[0])
         held_out = self.objective.items(eval_rows, reference[1]) if len(eval_rows) else None
         self.batches = batches(recipe.training, items, logprobs)

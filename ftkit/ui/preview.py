@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftkit.recipe import Model, Recipe
+from ftkit.recipe import Distillation, Model, Recipe
 
 if TYPE_CHECKING:
     from ftkit.data import Dataset, Refusal, Template
@@ -142,17 +142,41 @@ def count(dataset: Dataset, chat: Template, recipe: Recipe, progress: Progress) 
         refused=found.refused,
         max_length=limit,
         lengths=lengths,
-        findings=tuple(
-            preflight(
+        findings=(
+            *_of_teacher(recipe, chat),
+            *preflight(
                 some,
                 dataset.held_out,
                 found.rows,
                 ends=chat.end_ids(),
                 untrained=found.untrained,
+                trained=recipe.objective.reads != "prompts",
                 progress=progress,
-            )
+            ),
         ),
         batch_tokens=recipe.training.batch_tokens,
         efficiency=packed.efficiency,
         padding=1 - padded.efficiency,
     )
+
+
+def _of_teacher(recipe: Recipe, chat: Template) -> list[Finding]:
+    """What is wrong with the teacher of a distillation, as far as this machine has its tokenizer."""
+    from ftkit.data.preflight import Finding
+    from ftkit.errors import ModelError
+    from ftkit.models import load_tokenizer, on_this_machine
+    from ftkit.models.teacher import NONE_NAMED, teacher_of, vocabulary_fault
+
+    if not isinstance(recipe.objective, Distillation):
+        return []
+    teacher = teacher_of(recipe)
+    if teacher is None:
+        return [Finding("error", "No teacher", NONE_NAMED)]
+    if not on_this_machine(teacher):
+        return []
+    try:
+        other = load_tokenizer(teacher, offline=True)
+    except ModelError as error:
+        return [Finding("error", "The teacher cannot be read", str(error))]
+    fault = vocabulary_fault(chat.tokenizer, other, recipe.model.source, teacher.source)
+    return [Finding("error", "The teacher has another vocabulary", str(fault))] if fault else []

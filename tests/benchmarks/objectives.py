@@ -6,9 +6,9 @@
     python -m tests.benchmarks.objectives grpo OUT
     python -m tests.benchmarks.objectives pretraining OUT
 
-`sft` trains the model whole, and the others start from what it saved. The preference pairs are the starter
-set's own: its answer against the answer to another row. RATED_FILE holds rated conversations. The text of
-`pretraining` is this project's own documentation in its source.
+`sft` trains the model whole; `dpo` and `kto` start from what it saved, the others from the starter. The
+preference pairs are the starter set's own: its answer against the answer to another row. RATED_FILE holds
+rated conversations. The text of `pretraining` is this project's own source, with what it says of itself.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import ftkit
 from ftkit.data.starter import STARTER_SETS
 
 ROOT = Path(__file__).parents[2]
+PIECE = 700
+"""Characters of a piece of text, about."""
 
 
 def pairs() -> list[dict[str, str]]:
@@ -43,11 +45,29 @@ def pairs() -> list[dict[str, str]]:
     return made
 
 
-def sources() -> list[dict[str, str]]:
-    """Every module of the package as a text."""
-    return [
-        {"text": path.read_text(encoding="utf-8")[:3000]} for path in sorted((ROOT / "ftkit").rglob("*.py"))
-    ]
+def shown(held_out: bool) -> list[dict[str, Any]]:
+    """The starter set's orders, each after one that was answered: the model then sometimes writes JSON."""
+    starter = STARTER_SETS["extract"]
+    path = starter.held_out_path if held_out else starter.train_path
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()[:64]]
+    return [{"messages": [*before, *row[1:]]} for before, row in zip([rows[-1], *rows], rows, strict=False)]
+
+
+def pieces(held_out: bool) -> list[dict[str, str]]:
+    """This project's source and README, in pieces between definitions; every fifth file is held out."""
+    files = [ROOT / "README.md", *sorted((ROOT / "ftkit").rglob("*.py"))]
+    made = []
+    for number, path in enumerate(files):
+        if (number % 5 == 4) != held_out:
+            continue
+        piece = ""
+        for part in path.read_text(encoding="utf-8").split("\n\n"):
+            if piece and len(piece) + len(part) > PIECE:
+                made.append({"text": piece})
+                piece = ""
+            piece += f"{part}\n\n"
+        made.append({"text": piece})
+    return [piece for piece in made if len(piece["text"]) <= 2 * PIECE]
 
 
 def run(name: str, out: Path, **recipe: Any) -> Any:
@@ -72,9 +92,10 @@ def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_ou
     lora = {"type": "lora", "rank": 16}
     match kind:
         case "grpo":
-            data = {"source": "starter:extract", "eval_rows": 8, "max_rows": 64}
-            objective = {"type": "grpo", "rewards": ["json"], "num_generations": 6, "max_new_tokens": 56}
-            training = {"batch_size": 2, "max_steps": 12, "evals": 1, "learning_rate": 3e-4, "checkpoints": 0}
+            saved, aside = (str(ftkit.data.save_rows(shown(held_out))) for held_out in (False, True))
+            data = {"source": saved, "held_out_source": aside, "eval_rows": 12}
+            objective = {"type": "grpo", "rewards": ["json"], "num_generations": 6, "max_new_tokens": 48}
+            training = {"batch_size": 2, "max_steps": 14, "evals": 1, "learning_rate": 5e-4, "checkpoints": 0}
             run("grpo", out, data=data, method=lora, objective=objective, training=training)
         case "sft":
             data: Any = [{"source": "starter:extract", "max_rows": 160, **short}]
@@ -92,11 +113,12 @@ def main(kind: str, out: Path, file: str = "", max_steps: int = 40, rows_held_ou
             training = steps | {"learning_rate": 5e-5}
             run("dpo", out, model=after_sft, data=rows, method=lora, objective="dpo", training=training)
         case "kto":
-            rows = {"source": file, **short}
-            training = steps | {"learning_rate": 5e-5}
+            rows = {"source": file, "max_length": 384, "eval_rows": 60, "held_out_fraction": 0.2}
+            training = steps | {"max_steps": 32, "learning_rate": 3e-4}
             run("kto", out, model=after_sft, data=rows, method=lora, objective="kto", training=training)
         case "pretraining":
-            rows = {"source": str(ftkit.data.save_rows(sources())), **short, "too_long": "split"}
+            saved, aside = (str(ftkit.data.save_rows(pieces(held_out))) for held_out in (False, True))
+            rows = {"source": saved, "held_out_source": aside, "max_length": 512, "eval_rows": 32}
             training = steps | {"learning_rate": 2e-4}
             run("pretraining", out, data=rows, method=lora, objective="pretraining", training=training)
 

@@ -12,7 +12,7 @@ import pytest
 from ftkit.data import Conversation, Message, PreferencePair, RatedReply, Template, encode_all, load
 from ftkit.data.encode import row_tokens
 from ftkit.errors import DataError
-from ftkit.recipe import DPO, KTO, SFT
+from ftkit.recipe import DPO, GRPO, KTO, SFT
 
 
 def says(role: str, text: str) -> Message:
@@ -163,3 +163,36 @@ def test_the_preview_shows_both_sides_as_they_are_trained(template: Template) ->
         RatedReply((says("user", "a"), says("assistant", "b")), good=False), template, KTO()
     )
     assert rated.side == "rated bad"
+
+
+@pytest.mark.parametrize("kind", ["conversation", "pair", "rated"])
+def test_of_a_prompt_nothing_is_trained_and_the_reply_is_yet_to_come(template: Template, kind: str) -> None:
+    asked = (
+        says("system", "Be short."),
+        says("user", "What?"),
+        says("assistant", "This."),
+        says("user", "Why?"),
+    )
+    answer = says("assistant", "The row's own answer.")
+    example = {
+        "conversation": Conversation((*asked, answer)),
+        "pair": PreferencePair(asked, (answer,), (says("assistant", "No."),)),
+        "rated": RatedReply((*asked, answer), good=False),
+    }[kind]
+    (shown,) = row_tokens(example, template, GRPO())
+    assert shown.side == "the prompt"
+    assert shown.trained == 0
+    assert not any(token["trained"] for token in shown.tokens)
+    assert [token["id"] for token in shown.tokens] == template.prompt_ids(asked)
+    assert shown.text.endswith("Why?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_processes_make_the_same_prompts(template: Template) -> None:
+    rows = [Conversation((says("user", f"What is {n}?"), says("assistant", f"{n}.")), n) for n in range(600)]
+    here, there = (
+        encode_all(rows, template, objective=GRPO(), max_length=90, too_long="drop", processes=count)
+        for count in (1, 2)
+    )
+    assert [row.ids.tolist() for row in here.rows] == [row.ids.tolist() for row in there.rows]
+    assert here.trained_tokens == there.trained_tokens == 0
+    assert len(here.rows) == 600

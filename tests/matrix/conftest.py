@@ -41,15 +41,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def tiny_architecture(
     tiny_model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """A factory: the folder of a tiny random model of an architecture, with the tiny tokenizer."""
+) -> Callable[[str, float], Path]:
+    """A factory: the folder of a tiny random model of an architecture, with the tiny tokenizer.
+
+    Its second parameter is how far the first weights lie from zero.
+    """
     import torch
     import transformers
 
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, float], Path] = {}
 
-    def make(name: str) -> Path:
-        if name not in made:
+    def make(name: str, spread: float) -> Path:
+        if (name, spread) not in made:
             folder = tmp_path_factory.mktemp(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_folder())
             tokenizer.save_pretrained(folder)
@@ -60,13 +63,13 @@ def tiny_architecture(
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
-                initializer_range=0.1,
+                initializer_range=spread,
             )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model.save_pretrained(folder)
-            made[name] = folder
-        return made[name]
+            made[name, spread] = folder
+        return made[name, spread]
 
     return make

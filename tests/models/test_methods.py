@@ -20,6 +20,7 @@ from ftkit.models import (
     load_model,
     save_adapter,
 )
+from ftkit.models.adapters import made_for_another
 from ftkit.recipe import Compute, Freeze, LoRA, Model, Recipe
 
 IDS = torch.arange(5, 25)[None]
@@ -202,6 +203,24 @@ def test_an_adapter_that_is_not_what_the_recipe_says_is_refused(load: Load, tmp_
         assert words in caught.value.message
     with pytest.raises(ModelError, match="holds no adapter"):
         apply_method(load(), LoRA(start_from=str(tmp_path)))
+
+
+def test_an_adapter_of_another_model_is_told_of_or_refused(
+    load: Load, tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    def other(**config: Any) -> str:
+        made = load_model(Model(source=str(tiny_model_folder(**config))), Compute(device="cpu"))
+        apply_method(made, LoRA(rank=4))
+        return str(save_adapter(made, tmp_path / f"adapter-{len(config)}"))
+
+    wider, same = other(hidden_size=64), other()
+    with pytest.raises(ModelError, match="does not go on"):
+        apply_method(load(), LoRA(start_from=wider))
+    loaded = load()
+    assert str(tiny_model_folder()) in made_for_another(loaded, same)
+    own = load()
+    apply_method(own, LoRA(rank=4))
+    assert made_for_another(loaded, save_adapter(own, tmp_path / "own")) == ""
 
 
 def test_new_layers_change_nothing_until_they_learn(load: Load) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,37 @@ def test_a_changed_objective_changes_the_tokens_trained(panel: DataPanel) -> Non
     panel.workspace.edit({"objective.train_on": "all"})
     panel.wait()
     assert panel.counts.trained > before
+
+
+def test_of_prompts_nothing_is_trained_and_nothing_is_wrong_with_that(panel: DataPanel) -> None:
+    panel.workspace.edit({"objective": {"type": "grpo"}})
+    panel.wait()
+    assert panel.counts.trained == 0
+    assert panel.counts.rows == 17
+    assert not panel.counts.findings
+    assert "Answer" not in panel.browser.view.text
+    assert "the prompt" in panel.browser.view.label
+
+
+def test_a_teacher_that_does_not_fit_is_an_error_finding(
+    panel: DataPanel, tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_model_folder(), tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other")
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    for teacher, title in (
+        ("", "No teacher"),
+        (str(tmp_path / "other"), "The teacher has another vocabulary"),
+        (str(tiny_model_folder(hidden_size=64)), None),
+    ):
+        panel.workspace.edit({"objective": {"type": "distillation", "teacher": teacher}})
+        panel.wait()
+        assert [(one.level, one.title) for one in panel.counts.findings] == (
+            [("error", title)] if title else []
+        )
 
 
 def test_rows_with_nothing_to_learn_are_an_error_finding(panel: DataPanel, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Objectives: pure functions of per-token log-probabilities, and what each asks of rows and passes."""
 
-from ftkit.recipe import CPO, DPO, KTO, ORPO, SFT, Pretraining, Recipe, Reward, SimPO
+from ftkit.recipe import CPO, DPO, KTO, ORPO, SFT, Distillation, Pretraining, Recipe, Reward, SimPO
 from ftkit.train.objectives.base import Batch, Objective, Outcome, Passes
 from ftkit.train.objectives.cpo import ContrastivePreference
+from ftkit.train.objectives.distillation import Distilled
 from ftkit.train.objectives.dpo import DirectPreference
 from ftkit.train.objectives.kto import KahnemanTversky
 from ftkit.train.objectives.likelihood import Likelihood
@@ -18,6 +19,8 @@ def choose(recipe: Recipe) -> Objective:
     match recipe.objective:
         case SFT() | Pretraining() as settings:
             return Likelihood(settings)
+        case Distillation() as settings:
+            return Distilled(settings)
         case DPO() as settings:
             return DirectPreference(settings)
         case ORPO() as settings:

@@ -16,6 +16,7 @@ import torch
 
 from ftkit.data.batches import IGNORED
 from ftkit.data.encoded import Encoded
+from ftkit.fast.distributions import RowLosses
 from ftkit.fast.loss import NOTHING, Extra, Scores
 from ftkit.train.reference import Remembered
 
@@ -40,6 +41,9 @@ class Passes(Protocol):
 
     def reference(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities by the model as it was when training began, without gradients."""
+
+    def beside_teacher(self, batch: Batch, losses: RowLosses) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The sum of what `losses` makes of the model's and the teacher's logits, and its figures."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,12 @@ class Objective(ABC):
     ----------
     needs_reference
         Whether it asks for passes by the model as it was when training began.
+    needs_teacher
+        Whether it asks for passes by another model.
     """
 
     needs_reference: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     def items(self, rows: Sequence[Encoded], reference: Known | None = None) -> Sequence[Any]:
         """What batches are drawn from, such as pairs of rows.

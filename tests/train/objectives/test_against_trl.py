@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftkit.data.batches import PackedCollator, PaddedCollator
 from ftkit.data.encoded import Encoded
+from ftkit.fast.distributions import beside
 from ftkit.fast.logprobs import choose as choose_way
 from ftkit.fast.loss import NOTHING, Extra, Scores
 from ftkit.recipe import Recipe
@@ -81,6 +82,12 @@ class TwoModels:
     def reference(self, batch: dict[str, Any]) -> torch.Tensor:
         with torch.no_grad():
             return self.reference_way(self.models[1], batch)
+
+    def beside_teacher(self, batch: dict[str, Any], losses: Any) -> tuple[torch.Tensor, Any]:
+        with torch.no_grad():
+            teacher, _ = self.reference_way.outputs(self.models[1], batch)
+        student, targets = self.way.outputs(self.models[0], batch)
+        return beside(student, teacher, targets, losses)
 
 
 Result = tuple[float, dict[str, torch.Tensor], dict[str, float]]
@@ -383,15 +390,52 @@ def test_supervised_losses(kind: str) -> None:
     assert_same(ours, (weight * loss).mean(), policy)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beta": 1.0},
+        {"beta": 0.3},
+        {"beta": 0.5, "temperature": 2.0},
+        {"beta": 0.7, "temperature": 0.9, "label_weight": 0.4},
+    ],
+    ids=str,
+)
+def test_distillation(settings: dict[str, Any]) -> None:
+    from trl.experimental.gkd import GKDTrainer
+
+    data = rows("rated")
+    ours = by_ftkit({"type": "distillation", **settings}, data)
+    policy, teacher = model(0), model(1)
+    batch = PaddedCollator(0)(data)
+    labels = batch.pop("labels")[:, 1:]
+    made = policy(**batch).logits[:, :-1]
+    with torch.no_grad():
+        known = teacher(**batch).logits[:, :-1]
+    loss = GKDTrainer.generalized_jsd_loss(
+        made,
+        known,
+        labels,
+        settings.get("beta", 0.0),
+        settings.get("temperature", 1.0),
+        num_items_in_batch=(labels != -100).sum(),
+    )
+    label_loss = cross_entropy(made.reshape(-1, VOCABULARY), labels.reshape(-1))
+    assert ours[2]["label_loss"] == pytest.approx(label_loss.item(), abs=1e-5)
+    assert ours[2]["divergence"] == pytest.approx(loss.item(), abs=1e-5)
+    assert_same(ours, loss + settings.get("label_weight", 0.0) * label_loss, policy)
+
+
 def test_padded_rows_give_the_same() -> None:
     data = rows("pairs")
-    for settings in ({"type": "dpo", "ld_alpha": 0.3}, {"type": "orpo"}):
+    for settings in ({"type": "dpo", "ld_alpha": 0.3}, {"type": "orpo"}, {"type": "distillation"}):
         ours = by_ftkit(settings, data)
         policy, reference = model(0), model(1)
         passes = TwoModels(copy.deepcopy(policy), reference)
         passes.models = policy, reference
         passes.way = passes.reference_way = choose_way(policy, fast=False)
         made = choose(Recipe(objective=settings))
-        batch = made.collate([made.items(data)[place] for place in range(6)], PaddedCollator(0))
+        items = made.items(data)
+        batch = made.collate([items[place] for place in range(len(items))], PaddedCollator(0))
         terms = zip(made.outcome(passes, batch).terms, made.counts(batch), strict=True)
         assert_same(ours, sum(term / count for term, count in terms), policy)
