@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ftkit import threads
 from ftkit.errors import FtkitError
 from ftkit.runs import turns
 from ftkit.runs.folder import ENDED, RunFolder
@@ -332,9 +333,7 @@ class ThreadLaunch:
         """Queue up and return."""
         self.folder.claim(os.getpid(), "thread")
         self.carrying.say("queued")
-        name = f"ftkit-{self.folder.path.name}"
-        self._thread = threading.Thread(target=self._to_its_end, args=(keep,), name=name, daemon=True)
-        self._thread.start()
+        self._thread = threads.begin(self._to_its_end, keep, name=f"ftkit-{self.folder.path.name}")
 
     @property
     def alive(self) -> bool:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from ftkit import threads
 from ftkit.redact import redact
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Ticker:
             if self.running:
                 return
             self._stopped = threading.Event()
-            threading.Thread(target=self._tick, args=(self._stopped,), daemon=True).start()
+            threads.begin(self._tick, self._stopped, name="ftkit-ticker")
 
     def stop(self) -> None:
         """End after the call under way. Safe from inside the function."""
@@ -148,9 +149,7 @@ class Worker(Generic[_Result]):
     def _start(
         self, function: Callable[[], _Result], delay: float, ticket: int, finished: threading.Event
     ) -> None:
-        threading.Thread(
-            target=self._work, args=(function, delay, ticket, finished), name="ftkit-worker", daemon=True
-        ).start()
+        threads.begin(self._work, function, delay, ticket, finished, name="ftkit-worker")
 
     def _work(
         self, function: Callable[[], _Result], delay: float, ticket: int, finished: threading.Event

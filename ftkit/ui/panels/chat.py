@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from ftkit import threads
 from ftkit.chat import ChatSession, Reply, Sampling
 from ftkit.errors import FtkitError
 from ftkit.redact import redact
@@ -330,7 +331,7 @@ class ChatPanel(Panel):
         self.view.turns = list(before)
         self.view.replying = True
         self._show_live(job)
-        threading.Thread(target=self._work, args=(job, call), name="ftkit-chat", daemon=True).start()
+        threads.begin(self._work, job, call, name="ftkit-chat")
 
     def _work(self, job: _Job, call: Callable[[], dict[str, Reply]]) -> None:
         replies: dict[str, Reply] = {}
