@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(recipe_file: Path, tm
     stopped_at = [0]
     for what, steps in ((recipe_file, 100_000), (folder, None)):
         process = begin(what, steps)
-        wait_for(process, "step ")
+        wait_for_step(process, stopped_at[-1])
         process.send_signal(signal.SIGINT)
         shown, _ = process.communicate(timeout=60)
         assert process.returncode == 130, shown
@@ -58,7 +59,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(recipe_file: Path, tm
 
 def test_a_second_ctrl_c_ends_at_once(recipe_file: Path, tmp_path: Path) -> None:
     process = begin(recipe_file, steps=100_000)
-    wait_for(process, "step ")
+    wait_for_step(process)
     # Two presses may reach the process as one while it has not handled the first.
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -113,12 +114,12 @@ def begin(what: Path, steps: int | None = None) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    """Read what `process` prints until a line holds `text`."""
+def wait_for_step(process: subprocess.Popen[str], after: int = 0) -> None:
+    """Read what `process` prints until it has made a step after that one."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if text in line:
+        if any(int(step) > after for step in re.findall(r"step (\d+)/", line)):
             return
     raise AssertionError("".join(seen))

@@ -181,7 +181,6 @@ def nothing_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     real = extras.find_spec
     absent = {"bitsandbytes", "torchao", "pytorch_optimizer", "apollo_torch", "trl", "ray", "unsloth"}
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name in absent else real(name))
-    monkeypatch.setattr("ftkit.models.precision.find_spec", extras.find_spec)
     monkeypatch.setattr("ftkit.models.device._gpu", lambda: None)
 
 
