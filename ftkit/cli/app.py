@@ -99,6 +99,12 @@ def _import(options: argparse.Namespace) -> int:
     return import_file(options.file, out=options.out, overwrite=options.overwrite, as_json=options.json)
 
 
+def _export(options: argparse.Namespace) -> int:
+    from ftkit.cli.llamafactory import export_file
+
+    return export_file(options.recipe, out=options.out, overwrite=options.overwrite)
+
+
 def _runs(options: argparse.Namespace) -> int:
     from ftkit.cli.runs import runs
 
@@ -220,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="recipe.yaml", type=Path, help="write the recipe there")
     sub.add_argument("--overwrite", action="store_true", help="replace that file where it is there already")
     sub.add_argument("--json", action="store_true", help="all of it as one JSON object")
+
+    sub = command("export", _export, "Turn a recipe into a file of LLaMA-Factory; say what it cannot say.")
+    sub.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe's YAML, or a run's folder")
+    sub.add_argument("--out", metavar="FILE.yaml", type=Path, help="write it there (default: print it)")
+    sub.add_argument("--overwrite", action="store_true", help="replace that file where it is there already")
 
     sub = command("chat", _chat, "Talk to the model of a run.")
     sub.add_argument("run", help="the run's folder, or its name in --folder")

@@ -1,9 +1,9 @@
-"""`ftkit import`: a file of LLaMA-Factory as a Recipe, and what became of each of its keys."""
+"""`ftkit import`: a file of LLaMA-Factory as a Recipe, and what its keys became; `ftkit export`: back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from ftkit.cli.console import err, printable
 from ftkit.cli.console import out as console
 from ftkit.errors import RecipeError
-from ftkit.recipe import llamafactory
+from ftkit.recipe import Recipe, llamafactory
 
 if TYPE_CHECKING:
     from ftkit.recipe.llamafactory import Import
@@ -37,17 +37,37 @@ def import_file(
     if found.recipe is None:
         return 1
     if out is not None:
-        _write(found, out, overwrite)
+        recipe = found.checked()
+        _write(out, recipe.to_yaml, overwrite)
         if not as_json:
             console.print(f"Wrote {escape(str(out))}.")
     return 0
 
 
-def _write(found: Import, path: Path, overwrite: bool) -> None:
+def export_file(path: Path, *, out: Path | None = None, overwrite: bool = False) -> int:
+    """Print or write the LLaMA-Factory file of a recipe; what that cannot say stands in it as a comment.
+
+    Raises
+    ------
+    RecipeError
+        When there is no recipe, or `out` cannot be written.
+    """
+    recipe = Recipe.from_yaml(path / "recipe.yaml" if path.is_dir() else path)
+    written = llamafactory.to_yaml(recipe)
+    if out is None:
+        print(written, end="")
+        return 0
+    _write(out, lambda file: file.write_text(str(written), encoding="utf-8"), overwrite)
+    _print_part("not said there", "yellow", written.left_out)
+    console.print(f"Wrote {escape(str(out))}.")
+    return 0
+
+
+def _write(path: Path, write: Callable[[Path], object], overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise RecipeError(f"There is a file {path} already.", "Give --overwrite to replace it.")
     try:
-        found.checked().to_yaml(path)
+        write(path)
     except OSError as error:
         raise RecipeError(f"{path} cannot be written: {error.strerror}.", "Choose another path.") from None
 

@@ -1,4 +1,4 @@
-"""`ftkit import`: what each key became, for people and as JSON; exit status and files."""
+"""`ftkit import` and `ftkit export`: what each key became, for people and as JSON; exit status and files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ftkit
 from ftkit.cli import main
@@ -121,3 +122,39 @@ def test_a_file_of_each_stage_trains(
     run = ftkit.attach(tmp_path / "saves" / "own")
     assert (run.status, run.progress.step) == ("finished", 2)
     assert (run.path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_recipe_goes_there_and_comes_back(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ftkit.Recipe(
+        model="org/name",
+        method={"type": "lora", "rank": 4},
+        objective="dpo",
+        training={"learning_rate": 3e-5, "on_bad_loss": "roll_back"},
+    )
+    recipe.to_yaml(tmp_path / "recipe.yaml")
+    there = tmp_path / "there.yaml"
+    assert main(["export", str(tmp_path / "recipe.yaml"), "--out", str(there)]) == 0
+    assert "training.on_bad_loss" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "recipe.yaml"), "--out", str(there)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    written = yaml.safe_load(there.read_text())
+    assert (written["stage"], written["lora_rank"], written["learning_rate"]) == ("dpo", 4, 3e-5)
+
+    (tmp_path / "run").mkdir()
+    recipe.to_yaml(tmp_path / "run" / "recipe.yaml")
+    assert main(["export", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert printed == there.read_text()
+    there.write_text(printed + "dataset: pairs\n")
+    back = tmp_path / "back.yaml"
+    assert main(["import", str(there), "--out", str(back)]) == 0
+    again = ftkit.Recipe.from_yaml(back)
+    assert (again.objective, again.method.rank) == (recipe.objective, 4)
+    assert again.training.learning_rate == 3e-5
+
+
+def test_what_is_no_recipe_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path / "absent.yaml")]) == 1
+    assert "absent.yaml" in capsys.readouterr().err

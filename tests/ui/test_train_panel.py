@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ftkit.errors import RecipeError, RunError
 from ftkit.recipe import Recipe
@@ -144,6 +145,11 @@ def test_the_code_follows_the_recipe(panel: TrainPanel) -> None:
     panel.workspace.edit({"training.epochs": 7})
     assert "epochs=7" in panel._code.text
     assert panel._code.text == panel.code()
+    panel._code_as.value = "YAML"
+    assert Recipe.from_yaml(panel._code.text) == panel.workspace.recipe
+    panel._code_as.value = "LLaMA-Factory"
+    assert yaml.safe_load(panel._code.text)["stage"] == "sft"
+    assert "# not said here: data.source" in panel._code.text
 
 
 def test_saving_yaml_says_where_and_asks_before_overwriting(panel: TrainPanel, tmp_path: Path) -> None:

@@ -27,6 +27,12 @@ _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
 _CAN_PAUSE = ("queued", "running")
 _FIRST = ("training.epochs", "training.batch_size", "training.learning_rate", "method.rank")
 _LOOKS_A_SECOND = 3.0
+_CODES = {
+    "Python": "A cell that does the same",
+    "YAML": "The whole recipe, for `ftkit run`",
+    "LLaMA-Factory": "The same for LLaMA-Factory, with comments on what it has no key for",
+}
+"""What "Show code" shows."""
 
 
 class TrainPanel(Panel):
@@ -118,9 +124,23 @@ class TrainPanel(Panel):
         self.workspace.run = None
         self._message.value = ""
 
-    def code(self) -> str:
-        """The notebook cell that reproduces the Recipe."""
-        return self.workspace.recipe.to_python()
+    def code(self, kind: str = "Python") -> str:
+        """What reproduces the Recipe.
+
+        Parameters
+        ----------
+        kind
+            `Python` is a notebook cell; `YAML` is for `ftkit run`; `LLaMA-Factory` is that program's own
+            file, in which comments say what it cannot say.
+        """
+        recipe = self.workspace.recipe
+        if kind == "YAML":
+            return recipe.to_yaml()
+        if kind == "LLaMA-Factory":
+            from ftkit.recipe import llamafactory
+
+            return str(llamafactory.to_yaml(recipe))
+        return recipe.to_python()
 
     def save_yaml(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the Recipe as YAML and say where.
@@ -196,7 +216,9 @@ class TrainPanel(Panel):
     def _recipe_tools(self) -> widgets.Widget:
         self._show_code = widgets.ToggleButton(description="Show code", value=False)
         self._code = CodeView()
-        self._code_box = widgets.VBox([self._code], layout=widgets.Layout(display="none"))
+        self._code_as = widgets.ToggleButtons(options=list(_CODES), tooltips=list(_CODES.values()))
+        self._code_as.observe(lambda _: self._refresh_code(), "value")
+        self._code_box = widgets.VBox([self._code_as, self._code], layout=widgets.Layout(display="none"))
         self._show_code.observe(self._code_toggled, "value")
         self._path = widgets.Text(description="File", value="recipe.yaml", placeholder="recipe.yaml")
         self._path.add_class("ftk-inline")
@@ -231,7 +253,7 @@ class TrainPanel(Panel):
                 about += f" The starter model takes {preset.rough_time} on two CPU cores."
         self._preset_about.value = markup.muted(about)
         if self._show_code.value:
-            self._code.text = self.code()
+            self._refresh_code()
         self._ask_to_save()
 
     def _problems_changed(self, change: Any) -> None:
@@ -331,9 +353,12 @@ class TrainPanel(Panel):
     # Code and YAML
 
     def _code_toggled(self, change: Any) -> None:
-        self._code.text = self.code()
+        self._refresh_code()
         self._code_box.layout.display = None if change["new"] else "none"
         self._show_code.description = "Hide code" if change["new"] else "Show code"
+
+    def _refresh_code(self) -> None:
+        self._code.text = self.code(self._code_as.value)
 
     def _open_toggled(self, change: Any) -> None:
         self.opening.layout.display = None if change["new"] else "none"
