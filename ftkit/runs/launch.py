@@ -244,10 +244,12 @@ class Carrying:
     def train(self) -> End | None:
         """Train; the end where more is to be said of it than whether Stop came."""
         from ftkit.train.fit import fit
+        from ftkit.train.job import Job
 
         self._start_clock()
         self.say("running")
-        fit(self.folder.recipe(), self.folder.path, self, self, self._publish, self.resume)
+        job = Job(self.folder.recipe(), self.folder.path, sink=self, control=self)
+        fit(job, self._publish, resume=self.resume)
         return None
 
     def _start_clock(self) -> None:

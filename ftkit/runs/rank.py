@@ -68,6 +68,7 @@ class _Rank(Carrying):
         from ftkit.models.device import probe
         from ftkit.models.load import pick_device
         from ftkit.train.fit import fit
+        from ftkit.train.job import Job
         from ftkit.train.ranks import Ranks
 
         recipe = self.folder.recipe()
@@ -77,7 +78,8 @@ class _Rank(Carrying):
         if ranks.count > 1:
             os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         recipe = recipe.replace({"compute.threads": threads})
-        fit(recipe, self.folder.path, self, self, self._publish, self.resume, ranks)
+        job = Job(recipe, self.folder.path, sink=self, control=self, ranks=ranks)
+        fit(job, self._publish, resume=self.resume)
         self.trained = True
         ranks.leave()
         return None

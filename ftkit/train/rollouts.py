@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from ftkit.data.example import Example, UnusableRowError
 from ftkit.data.sides import question
 from ftkit.errors import DataError, RunError
 from ftkit.models.load import LoadedModel
-from ftkit.recipe import GRPO, RLOO, Recipe
+from ftkit.recipe import GRPO, RLOO
+from ftkit.train.job import Job
 from ftkit.train.objectives.base import Outcome
-from ftkit.train.protocol import Control, Sink
 from ftkit.train.ranks import ALONE
 from ftkit.train.reporter import Reporter, Tally
 from ftkit.train.rewards import Reward, resolve
@@ -80,13 +79,10 @@ def rows_of(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def make_trainer(
+    job: Job,
     loaded: LoadedModel,
     rows: Sequence[dict[str, Any]],
     held_out: Sequence[dict[str, Any]],
-    recipe: Recipe,
-    folder: Path,
-    sink: Sink,
-    control: Control,
     rate_scale: float | None = None,
 ) -> Any:
     """TRL's trainer for the Recipe's objective.
@@ -96,6 +92,7 @@ def make_trainer(
     RunError
         When TRL is not installed, or a reward is not known.
     """
+    recipe = job.recipe
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import datasets
@@ -125,7 +122,7 @@ def make_trainer(
         loaded,
         total_steps(training, len(batches), training.gradient_accumulation_steps),
         bool(held_out),
-        folder,
+        job.folder,
         "off",
         arguments,
         per_device_train_batch_size=replies,
@@ -140,13 +137,10 @@ def make_trainer(
     )
     kind = type("Rollouts", (_Rollouts, trainer), {})
     return kind(
+        job,
         loaded,
         rewards,
         batches,
-        recipe,
-        folder,
-        sink,
-        control,
         rate_scale,
         args=args,
         train_dataset=datasets.Dataset.from_list(list(rows)),
@@ -159,30 +153,28 @@ class _Rollouts(Steps):
 
     def __init__(
         self,
+        job: Job,
         loaded: LoadedModel,
         rewards: dict[str, Reward],
         batches: Prompts,
-        recipe: Recipe,
-        folder: Path,
-        sink: Sink,
-        control: Control,
         rate_scale: float | None,
         **trl: Any,
     ) -> None:
-        self.loaded, self.gate, self.sink, self.wishes = loaded, loaded.gate, sink, ALONE.obeying(control)
-        self.settings, self.batches, self.ranks = recipe.training, batches, ALONE
-        self.batches_a_step = recipe.training.gradient_accumulation_steps
+        self.loaded, self.gate, self.sink = loaded, loaded.gate, job.sink
+        self.wishes = ALONE.obeying(job.control)
+        self.settings, self.batches, self.ranks = job.recipe.training, batches, ALONE
+        self.batches_a_step = self.settings.gradient_accumulation_steps
         self.rewards = rewards
         self.counted, self.tally = Counted(), Tally()
         self.rate_scale = rate_scale
-        self.checkpoints = checkpoints_of(recipe, folder)
+        self.checkpoints = checkpoints_of(job.recipe, job.folder)
         self.last_eval = None
         self._evaluated: dict[str, float] = {}
         super().__init__(  # type: ignore[call-arg]
             model=loaded.model,
             reward_funcs=[_named(name) for name in rewards],
             processing_class=loaded.tokenizer,
-            callbacks=[Reporter(self, sink)],
+            callbacks=[Reporter(self, job.sink)],
             **trl,
         )
         for printing in (PrinterCallback, ProgressCallback):

@@ -33,14 +33,14 @@ from ftkit.models.load import LoadedModel
 from ftkit.recipe import AdaLoRA, Recipe, Training
 from ftkit.train.curvature import curvature
 from ftkit.train.holding import Holding
+from ftkit.train.job import Job
 from ftkit.train.keeping import Average, AveragedOptimizer, Best
 from ftkit.train.noise import Noise
 from ftkit.train.objectives import Batch, Outcome, choose
 from ftkit.train.objectives.base import Known, Lay, trained_tokens
 from ftkit.train.optimizers import create, schedule_settings
-from ftkit.train.protocol import Control, Sink
+from ftkit.train.protocol import Sink
 from ftkit.train.rank_budget import RankBudget, penalty
-from ftkit.train.ranks import ALONE, Ranks
 from ftkit.train.reference import ModelPasses
 from ftkit.train.reporter import Reporter, Tally
 from ftkit.train.steps import Counted, Steps, checkpoints_of, total_steps
@@ -61,35 +61,33 @@ class FtkitTrainer(Steps, Trainer):
 
     def __init__(
         self,
+        job: Job,
         loaded: LoadedModel,
         logprobs: LogProbs,
         rows: Sequence[Encoded],
         eval_rows: Sequence[Encoded],
-        recipe: Recipe,
-        folder: Path,
-        sink: Sink,
-        control: Control,
+        *,
         recompute: str = "off",
         rate_scale: float | None = None,
         reference: tuple[Known | None, Known | None] = (None, None),
-        ranks: Ranks = ALONE,
         holding: Holding | None = None,
         teacher: Teacher | None = None,
     ) -> None:
+        recipe, ranks = job.recipe, job.ranks
         self.loaded = loaded
         self.gate = loaded.gate
         self.logprobs = logprobs
-        self.sink = sink
+        self.sink = job.sink
         self.recipe = recipe
         self.settings = recipe.training
         self.ranks = ranks
         self.holding = holding or Holding()
-        self.wishes = ranks.obeying(control)
+        self.wishes = ranks.obeying(job.control)
         self.counted = Counted()
         self.rate_scale = rate_scale
-        self.checkpoints = checkpoints_of(recipe, folder)
+        self.checkpoints = checkpoints_of(recipe, job.folder)
         self.last_eval: tuple[int, float] | None = None
-        self.extras = extras_of(recipe, loaded, sink, lambda: self.optimizer)
+        self.extras = extras_of(recipe, loaded, job.sink, lambda: self.optimizer)
         self.tally = Tally()
         self.objective = choose(recipe)
         self.passes = ModelPasses(loaded, logprobs, teacher)
@@ -103,11 +101,11 @@ class FtkitTrainer(Steps, Trainer):
             collate = _OrNothing(collate, items[int(lengths(items).argmin())])
         super().__init__(
             model=loaded.model,
-            args=arguments_of(recipe, loaded, steps, bool(held_out), folder, recompute),
+            args=arguments_of(recipe, loaded, steps, bool(held_out), job.folder, recompute),
             data_collator=collate,
             train_dataset=items,
             eval_dataset=held_out,
-            callbacks=[Reporter(self, sink), *self.extras],
+            callbacks=[Reporter(self, job.sink), *self.extras],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):

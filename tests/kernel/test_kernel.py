@@ -24,7 +24,8 @@ import ftkit
 import ftkit.train.fit
 from ftkit.errors import ModelError
 
-def fit(recipe, folder, sink, control, publish, resume=False):
+def fit(job, publish, *, resume=False):
+    recipe, sink, control = job.recipe, job.sink, job.control
     if recipe.model.source == "broken":
         raise ModelError("This model is broken.", "Take another one.")
     first = 0

@@ -24,6 +24,7 @@ from ftkit.models import LoadedModel, apply_method, load_model
 from ftkit.models.teacher import load_teacher
 from ftkit.recipe import Adapter, Compute, Fast, Model, Recipe
 from ftkit.train import objectives
+from ftkit.train.job import Job
 from ftkit.train.reference import ModelPasses, is_the_base, remember
 from ftkit.train.rollouts import make_trainer, rows_of
 from ftkit.train.teacher import Teacher
@@ -263,7 +264,7 @@ def _rewarded(loaded: LoadedModel, recipe: Recipe, folder: Path) -> list[float]:
     before = _unrewarded(loaded, asked[0])
     sink: Any = _Silence()
     control: Any = _Always()
-    run_trainer(make_trainer(loaded, rows_of(asked), [], recipe, folder, sink, control), None)
+    run_trainer(make_trainer(Job(recipe, folder, sink, control), loaded, rows_of(asked), []), None)
     return [before, _unrewarded(loaded, asked[0])]
 
 

@@ -25,7 +25,7 @@ from ftkit.models import (
 )
 from ftkit.models.device import Device
 from ftkit.recipe import Compute, FullFineTuning, LoRA, Model, Recipe, extras
-from ftkit.train.fit import check_machine
+from ftkit.train.preparing import check_machine
 
 KINDS = {"8bit": 0.02, "4bit": 0.15, "int8": 0.02, "hqq8": 0.02, "hqq4": 0.15, "hqq3": 0.3, "hqq2": 0.6}
 """How far logits may lie from those of the whole weights."""

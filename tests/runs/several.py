@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,13 @@ def processes(run: ftkit.Run) -> list[psutil.Process]:
 
 
 def gone(all_of_them: list[psutil.Process]) -> bool:
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in all_of_them)
+    return not any(map(_lives, all_of_them))
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two questions
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def assert_alike_from(run: ftkit.Run, whole: ftkit.Run, step: int) -> None:

@@ -15,6 +15,7 @@ import ftkit
 from ftkit.runs import on_ray
 from ftkit.runs.folder import RunFolder
 from ftkit.runs.ranks import Part
+from tests.runs.several import gone
 from tests.waiting import up_to
 
 until = up_to(300)
@@ -56,7 +57,7 @@ def test_two_workers_are_stopped_resumed_and_equal_one_process(
     run.stop()
     run.wait(60)
     assert run.status == "stopped"
-    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in all_of_them), 60)
+    until(lambda: gone(all_of_them), 60)
     run.resume().wait(400)
     assert run.status == "finished"
     mine, theirs = weights(run), weights(whole)

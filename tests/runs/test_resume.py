@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import ftkit
 from ftkit.errors import RunError
+from tests.runs.several import gone
 from tests.waiting import up_to
 
 until = up_to(120)
@@ -106,7 +107,7 @@ def test_a_run_outlives_the_kernel_that_started_it(recipe: Recipes, tmp_path: Pa
     run.stop()
     run.wait(60)
     assert run.status == "stopped"
-    until(lambda: not tree.is_running() or tree.status() == psutil.STATUS_ZOMBIE, 20)
+    until(lambda: gone([tree]), 20)
     assert (run.path / "adapter").is_dir()
 
 

@@ -46,6 +46,7 @@ def learn(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Learn:
     """
     import torch
 
+    from ftkit.train.job import Job
     from ftkit.train.trainer import FtkitTrainer, run_trainer
 
     def run(
@@ -71,7 +72,8 @@ def learn(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Learn:
         way = choose(loaded.model, fast=recipe.compute.fast)
         events = Events()
         held_out = rows[:3] if recipe.training.evals else []
-        trainer = FtkitTrainer(loaded, way, rows, held_out, recipe, tmp_path / folder, events, Always())
+        job = Job(recipe, tmp_path / folder, events, Always())
+        trainer = FtkitTrainer(job, loaded, way, rows, held_out)
         run_trainer(trainer, tmp_path / folder / "checkpoints" / resume if resume else None)
         return loaded, events
 

@@ -17,9 +17,9 @@ from ftkit.recipe import Recipe, extras
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
 from ftkit.train.curvature import curvature
-from ftkit.train.fit import check_machine
 from ftkit.train.keeping import Best
 from ftkit.train.noise import Noise
+from ftkit.train.preparing import check_machine
 
 from .conftest import Events, Learn
 

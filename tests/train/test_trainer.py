@@ -17,6 +17,7 @@ from ftkit.fast.logprobs import choose
 from ftkit.models.adapters import apply_method
 from ftkit.models.load import load_model
 from ftkit.recipe import Recipe
+from ftkit.train.job import Job
 from ftkit.train.trainer import FtkitTrainer, run_trainer
 
 
@@ -84,7 +85,8 @@ def train(tiny_model_folder: Callable[..., Path], tmp_path: Path) -> Train:
         apply_method(loaded, recipe.method)
         way = choose(loaded.model, fast=fast)
         events, seen = Events(), []
-        trainer = FtkitTrainer(loaded, way, data, data[:5], recipe, tmp_path / folder, events, Always())
+        job = Job(recipe, tmp_path / folder, events, Always())
+        trainer = FtkitTrainer(job, loaded, way, data, data[:5])
         collate = trainer.data_collator
 
         def watched(batch: list[Encoded]) -> dict[str, torch.Tensor]:
