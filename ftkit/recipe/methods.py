@@ -145,6 +145,7 @@ class OFT(OnLayers):
     arXiv:2506.19847)."""
 
     title: ClassVar[str] = "OFT"
+    main: ClassVar[tuple[str, ...]] = ("block_size", "dropout", "target_modules")
 
     type: Literal["oft"] = "oft"
     block_size: PositiveInt = 32
@@ -158,6 +159,7 @@ class BOFT(OnLayers):
     arXiv:2311.06243)."""
 
     title: ClassVar[str] = "BOFT"
+    main: ClassVar[tuple[str, ...]] = ("block_size", "dropout", "target_modules")
 
     type: Literal["boft"] = "boft"
     block_size: PositiveInt = 4
@@ -250,6 +252,7 @@ class Freeze(Kind):
     arXiv:2401.02415)."""
 
     title: ClassVar[str] = "Some layers"
+    main: ClassVar[tuple[str, ...]] = ("last_layers", "first_layers", "expand_layers")
     rate: ClassVar[float] = 0.1
     saves: ClassVar[Saves] = "model"
 

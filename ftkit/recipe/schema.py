@@ -93,7 +93,7 @@ class Data(Source):
     between exchanges, or refuse to start. No answer is ever cut."""
     template: Annotated[str | None, Field(examples=list(TEMPLATES))] = None
     """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, `llama2`, `llama3`, `mistral`,
-    `gemma`, `phi3`, `plain`, or a Jinja file."""
+    `gemma`, `phi3`, `plain`, or a Jinja file. Empty: its own."""
     system_prompt: str | None = None
     """Put this system message before every conversation that has none."""
     seed: int = 42

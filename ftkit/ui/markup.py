@@ -11,6 +11,7 @@ from ftkit.recipe.cards import Card
 from ftkit.redact import redact
 
 __all__ = [
+    "asked",
     "bar",
     "chip",
     "choice",
@@ -21,6 +22,7 @@ __all__ = [
     "heading",
     "muted",
     "note",
+    "part",
     "prose",
     "size",
     "state_chip",
@@ -45,6 +47,11 @@ def heading(title: str, subtitle: str = "") -> str:
     return f'<h3 class="ftk-h">{escape(title)}</h3>{below}'
 
 
+def part(title: str) -> str:
+    """What the fields below it are for."""
+    return f'<h4 class="ftk-part">{escape(title)}</h4>'
+
+
 def chip(text: str, look: str = "off", title: str = "") -> str:
     """A small rounded label; `look` is off, ok, run, wait, warn or bad."""
     return f'<span class="ftk-chip ftk-{look}" title="{escape(title)}">{escape(text)}</span>'
@@ -58,6 +65,11 @@ def state_chip(state: str) -> str:
 def note(text: str, look: str = "off") -> str:
     """A sentence in a tinted box; `look` as for `chip`."""
     return f'<div class="ftk-note ftk-{look}" role="status">{escape(text)}</div>'
+
+
+def asked(text: str) -> str:
+    """What is still to be filled in, below its control."""
+    return f'<div class="ftk-note ftk-wait">{prose(text)}</div>'
 
 
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")

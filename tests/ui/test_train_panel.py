@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from ftkit.errors import RecipeError, RunError
-from ftkit.recipe import Recipe
+from ftkit.recipe import Recipe, Training
 from ftkit.ui import TrainPanel, Workspace
+from ftkit.ui.panels import train
 
 from .fake_run import FakeRun
 
@@ -53,6 +54,31 @@ def test_a_wrong_control_keeps_a_run_from_starting(
     assert "Learning rate" in panel._message.value
     panel.workspace.report("training.learning_rate", None)
     assert panel._message.value == ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "path", "value"),
+    [("distillation", "teacher", "starter"), ("grpo", "rewards", ("json",))],
+)
+def test_what_no_default_can_fill_is_asked_for_before_anything_starts(
+    panel: TrainPanel, monkeypatch: pytest.MonkeyPatch, objective: str, path: str, value: object
+) -> None:
+    monkeypatch.setattr("ftkit.runs.start", lambda recipe: pytest.fail("started"))
+    panel.workspace.edit({"objective": objective})
+    name = path.capitalize()
+    with pytest.raises(RecipeError, match=f"{name} is empty"):
+        panel.start()
+    panel._start.click()
+    assert f"{name} is empty" in panel._message.value
+    assert not panel._start.disabled
+    panel.workspace.edit({f"objective.{path}": value})
+    assert panel._message.value == ""
+
+
+def test_every_training_setting_has_one_place(panel: TrainPanel) -> None:
+    placed = [path.split(".")[1] for path in train._FIRST if path.startswith("training.")]
+    placed += [name for names in train._MORE.values() for name in names]
+    assert sorted(placed) == sorted(Training.model_fields)
 
 
 def test_start_pressed_twice_starts_one_run(panel: TrainPanel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ import ipywidgets as widgets
 
 from ftkit.errors import FtkitError, RecipeError, RunError
 from ftkit.recipe import Recipe, presets
+from ftkit.recipe.cards import unfilled
 from ftkit.ui import host, markup, progress
 from ftkit.ui.code import CodeView
 from ftkit.ui.form import Field, folded, grid, label, section_form
 from ftkit.ui.opening import OpenBox
-from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
+from ftkit.ui.panels.base import WHERE, Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Ticker, Worker
 from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
 _CAN_PAUSE = ("queued", "running")
 _FIRST = ("training.epochs", "training.batch_size", "training.learning_rate", "method.rank")
+_MORE = {
+    "Steps and batches": (
+        *("max_steps", "gradient_accumulation_steps", "batch_tokens", "time_limit", "seed"),
+    ),
+    "Learning rate": (
+        *("lr_scheduler", "lr_scheduler_kwargs", "warmup", "embedding_learning_rate", "layerwise_decay"),
+    ),
+    "Optimizer": ("optimizer", "optimizer_kwargs", "max_grad_norm"),
+    "Against learning the rows by heart": (
+        *("weight_decay", "neftune_alpha", "early_stopping_patience", "keep_best", "ema_decay"),
+    ),
+    "While it runs": ("evals", "checkpoints", "on_bad_loss", "sample_every", "sample_prompts"),
+}
+"""The other fields of `training`, by what they are for."""
 _LOOKS_A_SECOND = 3.0
 _CODES = {
     "Python": "A cell that does the same",
@@ -180,13 +195,10 @@ class TrainPanel(Panel):
         self._presets.observe(self._preset_chosen, "value")
         self._preset_about = widgets.HTML()
         first = grid([Field(workspace, path, explain=True) for path in _FIRST])
-        first.add_class("ftk-tight")
         more = folded(
             {
-                "More training settings": lambda: section_form(
-                    workspace, "training", without=[path.split(".")[1] for path in _FIRST]
-                ),
-                "Device and precision": lambda: section_form(workspace, "compute"),
+                "More training settings": self._more,
+                "Where it runs": lambda: section_form(workspace, "compute", WHERE),
                 "Run folder": lambda: section_form(workspace, "output"),
             }
         )
@@ -213,6 +225,12 @@ class TrainPanel(Panel):
             ]
         )
 
+    def _more(self) -> widgets.Widget:
+        parts: list[widgets.Widget] = []
+        for title, names in _MORE.items():
+            parts += [widgets.HTML(markup.part(title)), section_form(self.workspace, "training", names)]
+        return widgets.VBox(parts)
+
     def _recipe_tools(self) -> widgets.Widget:
         self._show_code = widgets.ToggleButton(description="Show code", value=False)
         self._code = CodeView()
@@ -220,7 +238,7 @@ class TrainPanel(Panel):
         self._code_as.observe(lambda _: self._refresh_code(), "value")
         self._code_box = widgets.VBox([self._code_as, self._code], layout=widgets.Layout(display="none"))
         self._show_code.observe(self._code_toggled, "value")
-        self._path = widgets.Text(description="File", value="recipe.yaml", placeholder="recipe.yaml")
+        self._path = widgets.Text(description="Save as", value="recipe.yaml", placeholder="recipe.yaml")
         self._path.add_class("ftk-inline")
         self._save = button("Save YAML", "Write the recipe to this file", self._save_clicked)
         self._saved = widgets.HTML()
@@ -239,6 +257,7 @@ class TrainPanel(Panel):
 
     def _recipe_changed(self, _: Any) -> None:
         recipe = self.workspace.recipe
+        self._message.value = ""  # what kept a run from starting may be mended
         name = presets.matching(recipe)
         self._settling = True
         try:
@@ -269,6 +288,9 @@ class TrainPanel(Panel):
         if problems:
             lines = [f"{label(path.rsplit('.', 1)[-1])}: {text}" for path, text in problems.items()]
             raise RecipeError("\n".join(lines), "Mend this first; nothing was started.")
+        if needed := unfilled(self.workspace.recipe):
+            lines = [f"{label(path.rsplit('.', 1)[-1])} is empty. {what}" for path, what in needed.items()]
+            raise RecipeError("\n".join(lines).replace("`", ""), "Fill it in above; nothing was started.")
         with self._lock:
             if self._starting or (run is not None and run.active):
                 name = f" ({run.name})" if run is not None and run.active else ""
