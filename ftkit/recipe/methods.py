@@ -65,7 +65,7 @@ class LoRA(OnLayers):
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Dropout = 0.0
-    """Dropout before the low-rank matrices."""
+    """Share of the matrices' inputs left out at random in each step, against learning rows by heart."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
     use_dora: bool = False

@@ -253,7 +253,8 @@ class _Rewarded(Kind):
     head: ClassVar[Head] = "words"
     rewards: Lines = ()
     """What replies are rewarded by, summed: `json`, `exact_match`, `length:200` (characters at most),
-    `regex:PATTERN`, `model:FOLDER` (a reward model), or the name of a function of yours."""
+    `regex:PATTERN`, `model:FOLDER` (a reward model), or a function of yours by its name, once
+    `ftkit.train.rewards.register` knows it."""
     num_generations: Annotated[int, Field(ge=2)] = 4
     """Replies to each prompt, compared with one another. `batch_size` counts prompts."""
     max_new_tokens: PositiveInt = 128

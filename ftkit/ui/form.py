@@ -152,7 +152,8 @@ class Field(widgets.VBox):
 
             return Options(options, title)
         empty = _EMPTY.search(help_text)
-        hint = show(default) or (empty[1].replace("`", "") if empty else _NONE if self._optional else "")
+        may_be_empty = self._optional or self._plain is tuple
+        hint = show(default) or (empty[1].replace("`", "") if empty else _NONE if may_be_empty else "")
         if self._lines:
             return widgets.Textarea(
                 description=title, placeholder="One a line", rows=3, continuous_update=False
@@ -288,10 +289,12 @@ class Field(widgets.VBox):
             self._arrange()
 
 
-def grid(children: Sequence[widgets.Widget]) -> widgets.Box:
-    """Children in columns of equal width, as many as there is room for."""
+def grid(children: Sequence[widgets.Widget], few: bool = False) -> widgets.Box:
+    """Children in columns of equal width, as many as there is room for; a few share the whole width."""
     box = widgets.Box(list(children))
     box.add_class("ftk-grid")
+    if few:
+        box.add_class("ftk-few")
     return box
 
 

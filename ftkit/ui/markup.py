@@ -73,11 +73,13 @@ def asked(text: str) -> str:
 
 
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+_NUMBER = re.compile(r"\b\d+e-\d+\b")
 
 
 def prose(text: str) -> str:
     """A docstring as HTML: what stands between backticks is code, and papers are links."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    html = _NUMBER.sub(r'<span class="ftk-whole">\g<0></span>', html)
     return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
 
 

@@ -119,7 +119,8 @@ class UnionForm(widgets.VBox):
 
     def _show_chosen(self, name: str) -> None:
         reason = why_not(self.section, name)
-        text = "" if self.others.value else markup.choice(card(self.section, name))
+        below = markup.muted("Choose one: its settings are below.")
+        text = below if self.others.value else markup.choice(card(self.section, name))
         if reason:
             text += markup.note(f"This machine cannot do it: {reason}.", "warn")
         if self._chosen.value != text:
@@ -145,8 +146,8 @@ def _fields(workspace: Workspace, section: str, kind: Any) -> widgets.Widget:
     names.sort(key=lambda name: name not in own)  # what all share comes last
     first = list(kind.main) or names
     rest = [name for name in names if name not in first]
-    shown = grid([Field(workspace, f"{section}.{name}", explain=True) for name in first])
+    shown = grid([Field(workspace, f"{section}.{name}", explain=True) for name in first], few=True)
     if not rest:
         return shown
-    title = f"More {card(section, kind.type).title} settings"
+    title = f"More settings of the {section}"
     return widgets.VBox([shown, folded({title: lambda: section_form(workspace, section, rest)})])

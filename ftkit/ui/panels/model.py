@@ -154,7 +154,14 @@ class ModelPanel(Panel):
 
     def _device(self) -> widgets.Widget:
         bits = Field(self.workspace, "model.quantization")
-        return grid([bits, *section_form(self.workspace, "compute", without=WHERE).children])
+        others = section_form(self.workspace, "compute", without=(*WHERE, "fast"))
+        return widgets.VBox(
+            [
+                grid([bits, *others.children]),
+                widgets.HTML(markup.part("ftkit's own kernels")),
+                section_form(self.workspace, "compute", ("fast",)),
+            ]
+        )
 
     # The source
 

@@ -194,7 +194,7 @@ class TrainPanel(Panel):
         self._presets = choices(options, names[0], tooltips, "Preset")
         self._presets.observe(self._preset_chosen, "value")
         self._preset_about = widgets.HTML()
-        first = grid([Field(workspace, path, explain=True) for path in _FIRST])
+        first = grid([Field(workspace, path, explain=True) for path in _FIRST], few=True)
         more = folded(
             {
                 "More training settings": self._more,
@@ -268,7 +268,7 @@ class TrainPanel(Panel):
         about = "Your own settings."
         if preset is not None:
             about = preset.about
-            if recipe.method.saves == "adapter" and recipe.objective.reads == "texts":  # what was measured
+            if recipe.method.saves == "adapter" and recipe.objective.type == "sft":  # what was measured
                 about += f" The starter model takes {preset.rough_time} on two CPU cores."
         self._preset_about.value = markup.muted(about)
         if self._show_code.value:
