@@ -13,6 +13,7 @@ import yaml
 
 from ftkit.errors import RecipeError, RunError
 from ftkit.recipe import Recipe, Training
+from ftkit.runs.summary import Summary
 from ftkit.ui import TrainPanel, Workspace
 from ftkit.ui.panels import train
 
@@ -164,6 +165,17 @@ def test_a_failure_is_shown_with_advice_and_an_escaped_traceback(panel: TrainPan
     assert "&lt;NaN&gt;" in panel._progress.value
     assert "Lower it." in panel._progress.value
     assert "Traceback &lt;b&gt;" in panel._progress.value
+
+
+def test_a_run_stopped_before_its_first_step_does_not_claim_to_be_saved(panel: TrainPanel) -> None:
+    run = FakeRun()
+    run.summary = Summary(detail="before the first step")
+    run.status = "stopped"
+    panel.workspace.run = run
+    shown = panel._progress.value
+    assert "Stopped: before the first step. There is no checkpoint to go on from" in shown
+    assert "saved" not in shown
+    assert "Loading the model" not in shown
 
 
 def test_the_code_follows_the_recipe(panel: TrainPanel) -> None:

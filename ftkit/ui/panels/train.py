@@ -17,7 +17,7 @@ from ftkit.ui.code import CodeView
 from ftkit.ui.form import Field, folded, grid, label, section_form
 from ftkit.ui.opening import OpenBox
 from ftkit.ui.panels.base import WHERE, Panel, button, card, choices, leads_to, row
-from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker, Worker
 from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
@@ -73,7 +73,7 @@ class TrainPanel(Panel):
         self._problem: Exception | None = None
         self._launch: Worker[Run] = Worker(self._started, self._not_started)
         self._steering: Worker[None] = Worker(lambda _: self._look(), self._show_problem)
-        self._ticker = Ticker(self._look, hz=_LOOKS_A_SECOND)
+        self._ticker = Ticker(self._look, hz=_LOOKS_A_SECOND, idle=SECONDS_BETWEEN_LOOKS)
         self._build()
         self._recipe_changed(None)
         self.workspace.observe(self._recipe_changed, "recipe")
@@ -209,7 +209,11 @@ class TrainPanel(Panel):
         self._stop = button(
             "Stop", "Finish the step, save and end", lambda: self._try(self.stop), button_style="danger"
         )
-        self._new = button("New run", "Put this run aside", lambda: self._try(self.new_run))
+        self._new = button(
+            "Put aside",
+            "Show this run no longer; Start begins another one in any case",
+            lambda: self._try(self.new_run),
+        )
         self._message = widgets.HTML()
         self._progress = widgets.HTML()
         self._monitor = leads_to(workspace, "monitor", "Next: Monitor")
@@ -317,8 +321,7 @@ class TrainPanel(Panel):
     def _steer(self, act: Callable[[], Any]) -> None:
         self._message.value = ""
         self._steering.submit(lambda: _call(act))
-        if not self._ticker.running:
-            self._ticker.start()
+        self._ticker.start()
 
     def _pause_clicked(self) -> None:
         run = self.workspace.run
@@ -343,17 +346,19 @@ class TrainPanel(Panel):
 
     def _run_changed(self, _: Any) -> None:
         self._message.value = ""
-        if self._look():
+        self._look()
+        if self.workspace.run is not None:
             self._ticker.start()
 
     def _look(self) -> bool:
-        """Show where the run stands; False when there is nothing more to follow."""
+        """Show where the run stands; False when it stands still: it may be resumed elsewhere."""
         run = self.workspace.run
         if self._starting:
             return True
         if run is None:
             self._progress.value = ""
             self._enable(None)
+            self._ticker.stop()
             return False
         status = run.status
         shown = progress.of_run(run, status)
