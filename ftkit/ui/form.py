@@ -103,9 +103,7 @@ class Field(widgets.VBox):
         host.set_tooltip(self.control, help_text)
         self._wrong: widgets.HTML | None = None
         self._note: widgets.HTML | None = None
-        self._help = (
-            [widgets.HTML(f'<div class="ftk-help">{markup.prose(help_text)}</div>')] if explain else []
-        )
+        self._help = [widgets.HTML(markup.field_help(help_text))] if explain else []
         super().__init__([self.control, *self._help])
         self.add_class("ftk-field")
         self._fill()

@@ -19,6 +19,7 @@ __all__ = [
     "error_box",
     "escape",
     "failure",
+    "field_help",
     "heading",
     "muted",
     "note",
@@ -79,8 +80,13 @@ _NUMBER = re.compile(r"\b\d+e-\d+\b")
 def prose(text: str) -> str:
     """A docstring as HTML: what stands between backticks is code, and papers are links."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    html = _NUMBER.sub(r'<span class="ftk-whole">\g<0></span>', html)
     return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
+
+
+def field_help(text: str) -> str:
+    """A field's docstring, below its control; numbers such as 1e-4 stay in one piece."""
+    html = _NUMBER.sub(r'<span class="ftk-whole">\g<0></span>', prose(text))
+    return f'<div class="ftk-help">{html}</div>'
 
 
 def choice(card: Card) -> str:

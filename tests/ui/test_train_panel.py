@@ -122,7 +122,7 @@ def test_what_this_machine_cannot_do_is_refused_at_start(
 ) -> None:
     monkeypatch.setattr("ftkit.runs.start", lambda recipe: pytest.fail("started"))
     monkeypatch.setattr("ftkit.recipe.extras.find_spec", lambda name: None)
-    panel.workspace.edit({"training.optimizer": "lion", "objective": "grpo"})
+    panel.workspace.edit({"training.optimizer": "lion", "objective": {"type": "grpo", "rewards": ["json"]}})
     with pytest.raises(RecipeError, match="'lion' needs the package pytorch-optimizer"):
         panel.start()
     assert "objective.type: &#x27;grpo&#x27; needs the package trl" in panel._message.value

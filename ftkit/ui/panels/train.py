@@ -28,17 +28,17 @@ _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
 _CAN_PAUSE = ("queued", "running")
 _FIRST = ("training.epochs", "training.batch_size", "training.learning_rate", "method.rank")
 _MORE = {
-    "Steps and batches": (
-        *("max_steps", "gradient_accumulation_steps", "batch_tokens", "time_limit", "seed"),
-    ),
+    "Steps and batches": ("max_steps", "gradient_accumulation_steps", "batch_tokens", "seed"),
     "Learning rate": (
         *("lr_scheduler", "lr_scheduler_kwargs", "warmup", "embedding_learning_rate", "layerwise_decay"),
     ),
-    "Optimizer": ("optimizer", "optimizer_kwargs", "max_grad_norm"),
+    "Optimizer": ("optimizer", "optimizer_kwargs", "weight_decay", "max_grad_norm"),
     "Against learning the rows by heart": (
-        *("weight_decay", "neftune_alpha", "early_stopping_patience", "keep_best", "ema_decay"),
+        *("early_stopping_patience", "neftune_alpha", "ema_decay", "keep_best"),
     ),
-    "While it runs": ("evals", "checkpoints", "on_bad_loss", "sample_every", "sample_prompts"),
+    "While it runs": (
+        *("evals", "checkpoints", "on_bad_loss", "time_limit", "sample_prompts", "sample_every"),
+    ),
 }
 """The other fields of `training`, by what they are for."""
 _LOOKS_A_SECOND = 3.0
