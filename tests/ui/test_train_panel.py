@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ftkit.data import load
 from ftkit.errors import RecipeError, RunError
 from ftkit.recipe import Recipe, Training
 from ftkit.runs.summary import Summary
@@ -127,6 +128,21 @@ def test_what_this_machine_cannot_do_is_refused_at_start(
         panel.start()
     assert "objective.type: &#x27;grpo&#x27; needs the package trl" in panel._message.value
     assert not panel._start.disabled
+
+
+def test_rows_that_do_not_suit_the_objective_are_said_before_start(panel: TrainPanel, tmp_path: Path) -> None:
+    pair = {"prompt": "1 + 1?", "chosen": "2.", "rejected": "3."}
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("\n".join(json.dumps(pair | {"prompt": f"{n} + 0?"}) for n in range(8)))
+    workspace = panel.workspace
+    workspace.remember(load(workspace.recipe.data), workspace.recipe.data)
+    assert panel._misfit.value == ""
+    panel.objective.choose("dpo")
+    assert "It learns from pairs of a better and a worse reply." in panel._misfit.value
+    workspace.edit({"data.source": str(rows)})
+    assert panel._misfit.value == "", "not known before they are read"
+    workspace.remember(load(workspace.recipe.data), workspace.recipe.data)
+    assert panel._misfit.value == ""
 
 
 def test_the_objective_is_chosen_here(panel: TrainPanel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import ipywidgets as widgets
 from ftkit.errors import FtkitError, RecipeError, RunError
 from ftkit.recipe import Recipe, presets
 from ftkit.recipe.cards import unfilled
+from ftkit.recipe.objectives import READS
 from ftkit.ui import host, markup, progress
 from ftkit.ui.code import CodeView
 from ftkit.ui.form import Field, folded, grid, label, section_form
@@ -22,6 +24,7 @@ from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from ftkit.data import Dataset
     from ftkit.runs import Run
 
 _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
@@ -48,6 +51,8 @@ _CODES = {
     "LLaMA-Factory": "The same for LLaMA-Factory, with comments on what it has no key for",
 }
 """What "Show code" shows."""
+_ROWS_ASKED = 5
+"""Rows that are looked at to see whether they suit the objective."""
 
 
 class TrainPanel(Panel):
@@ -77,6 +82,7 @@ class TrainPanel(Panel):
         self._build()
         self._recipe_changed(None)
         self.workspace.observe(self._recipe_changed, "recipe")
+        self.workspace.observe(lambda _: self._show_misfit(), "dataset")
         self.workspace.observe(self._run_changed, "run")
         self.workspace.observe(self._problems_changed, "problems")
         self._run_changed(None)
@@ -188,6 +194,7 @@ class TrainPanel(Panel):
     def _build(self) -> None:
         workspace = self.workspace
         self.objective = UnionForm(workspace, "objective", "What is learned", "What the rows are to teach.")
+        self._misfit = widgets.HTML()
         names = list(presets.PRESETS)
         tooltips = [f"{p.about} {p.rough_time}" for p in presets.PRESETS.values()]
         options = [(name.capitalize(), name) for name in names]
@@ -220,7 +227,7 @@ class TrainPanel(Panel):
         self.fill(
             [
                 widgets.HTML(markup.heading("Train", "How long and how fast to learn.")),
-                card(self.objective),
+                card(self.objective, self._misfit),
                 card(self._presets, self._preset_about, first),
                 more,
                 card(row(self._start, self._pause, self._stop, self._new), self._message, self._progress),
@@ -278,6 +285,12 @@ class TrainPanel(Panel):
         if self._show_code.value:
             self._refresh_code()
         self._ask_to_save()
+        self._show_misfit()
+
+    def _show_misfit(self) -> None:
+        workspace = self.workspace
+        text = _misfit(workspace.dataset, workspace.recipe) if workspace.is_current() else ""
+        self._misfit.value = markup.note(text, "warn") if text else ""
 
     def _problems_changed(self, change: Any) -> None:
         """What kept a run from starting has been set right."""
@@ -407,6 +420,28 @@ class TrainPanel(Panel):
             return
         self._ask_to_save()
         self._saved.value = markup.chip(f"Saved {where}", "ok")
+
+
+def _misfit(dataset: Dataset, recipe: Recipe) -> str:
+    """Why the objective learns nothing from rows such as the first ones; empty where it does."""
+    from ftkit.data.example import UnusableRowError
+    from ftkit.data.sides import sides
+
+    reason = ""
+    for example in islice(dataset.train, _ROWS_ASKED):
+        try:
+            sides(example, recipe.objective)
+        except UnusableRowError as error:
+            reason = reason or str(error)
+        else:
+            return ""
+    if not reason:
+        return ""
+    needed = READS[recipe.objective.reads]
+    return (
+        f"The rows of {dataset.origin} do not suit it: {reason}. It learns "
+        f"{needed[0].lower()}{needed[1:]}. Choose another objective, or other rows in the Data panel."
+    )
 
 
 def _start(recipe: Recipe) -> Run:
