@@ -181,7 +181,7 @@ def _share(status: str, progress: Any) -> float:
 def _where(status: str, progress: Any) -> str:
     if not progress.step:
         if status in _ENDED:
-            return "no step was made"
+            return "No step was made"
         waiting = "Waiting for its turn" if status == "queued" else status.capitalize()
         return progress.stage or waiting
     parts = [f"step {progress.step:,} of {progress.total_steps:,}"]

@@ -74,13 +74,18 @@ def asked(text: str) -> str:
 
 
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+_CODE = re.compile(r"`([^`\n]+)`")
 _NUMBER = re.compile(r"\b\d+e-\d+\b")
 
 
 def prose(text: str) -> str:
     """A docstring as HTML: what stands between backticks is code, and papers are links."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    html = _with_code(text)
     return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
+
+
+def _with_code(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def field_help(text: str) -> str:
@@ -106,9 +111,9 @@ def muted(text: str) -> str:
 def error_box(message: str, advice: str = "", details: str = "") -> str:
     """What went wrong, what to do, and the traceback folded away."""
     message, advice, details = redact((message, advice, details))
-    parts = [f'<div class="ftk-message">{escape(message)}</div>']
+    parts = [f'<div class="ftk-message">{_with_code(message)}</div>']
     if advice:
-        parts.append(f'<div class="ftk-advice">{escape(advice)}</div>')
+        parts.append(f'<div class="ftk-advice">{_with_code(advice)}</div>')
     if details:
         parts.append(f"<details><summary>Traceback</summary><pre>{escape(details)}</pre></details>")
     return f'<div class="ftk-error" role="alert">{"".join(parts)}</div>'

@@ -307,7 +307,7 @@ class TrainPanel(Panel):
             raise RecipeError("\n".join(lines), "Mend this first; nothing was started.")
         if needed := unfilled(self.workspace.recipe):
             lines = [f"{label(path.rsplit('.', 1)[-1])} is empty. {what}" for path, what in needed.items()]
-            raise RecipeError("\n".join(lines).replace("`", ""), "Fill it in above; nothing was started.")
+            raise RecipeError("\n".join(lines), "Fill it in above; nothing was started.")
         with self._lock:
             if self._starting or (run is not None and run.active):
                 name = f" ({run.name})" if run is not None and run.active else ""
