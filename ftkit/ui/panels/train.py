@@ -245,7 +245,8 @@ class TrainPanel(Panel):
     def _recipe_tools(self) -> widgets.Widget:
         self._show_code = widgets.ToggleButton(description="Show code", value=False)
         self._code = CodeView()
-        self._code_as = widgets.ToggleButtons(options=list(_CODES), tooltips=list(_CODES.values()))
+        kinds = [(kind, kind) for kind in _CODES]
+        self._code_as = choices(kinds, kinds[0][1], list(_CODES.values()), "Code as")
         self._code_as.observe(lambda _: self._refresh_code(), "value")
         self._code_box = widgets.VBox([self._code_as, self._code], layout=widgets.Layout(display="none"))
         self._show_code.observe(self._code_toggled, "value")
