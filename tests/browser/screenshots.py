@@ -2,7 +2,7 @@
 
     python -m tests.browser.screenshots notebooks/images
 
-Takes about two minutes on two CPU cores.
+Takes about three minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def take(notebook: Notebook, folder: Path) -> None:
     notebook.screenshot(folder / "data.png", 1)
     tab("Train")
     notebook.run(2)
+    expect(lab.get_by_text("20 steps: enough to see").locator("visible=true")).to_be_visible()
     button("Choose another objective")
     expect(lab.get_by_role("radiogroup", name="Objective")).to_be_visible()
     notebook.screenshot(folder / "train.png", 1)
@@ -63,7 +64,7 @@ def main(folder: Path) -> None:
     """Write data.png, train.png, monitor.png and chat.png into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work, serve(Path(work)) as server, chromium() as browser:
-        notebook = server.open(browser, CELLS, height=1500)
+        notebook = server.open(browser, CELLS, height=1800)
         try:
             take(notebook, folder)
         finally:
