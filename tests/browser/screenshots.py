@@ -44,7 +44,7 @@ def take(notebook: Notebook, folder: Path) -> None:
     button("Done")
     button("Start")
     tab("Monitor")
-    expect(lab.get_by_text("finished").first).to_be_visible(timeout=300_000)
+    expect(lab.get_by_text("finished", exact=True).first).to_be_visible(timeout=300_000)
     notebook.page.wait_for_timeout(1500)
     notebook.screenshot(folder / "monitor.png", 1)
     tab("Chat")
