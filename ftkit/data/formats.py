@@ -204,8 +204,9 @@ def _try(
     if not forced and not given and sum(fitting) * 2 < len(fitting):
         return None
     share = sum(fitting) / max(len(fitting), 1)
-    found_columns = ", ".join(dict.fromkeys(columns[role] for role in known.required))
-    reason = "as asked" if forced else f"the rows have the columns {found_columns}"
+    needed = list(dict.fromkeys(columns[role] for role in known.required))
+    what = "column" if len(needed) == 1 else "columns"
+    reason = "as asked" if forced else f"the rows have the {what} {', '.join(needed)}"
     if not forced and share < 1:
         reason += f"; {share:.0%} of the first rows look right"
     if known.name == "ranking" and any(_count_replies(Fields(row, layout)) > 2 for row in sample):

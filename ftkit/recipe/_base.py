@@ -55,7 +55,9 @@ class Kind(Section):
     presets: ClassVar[Presets] = {}
     """What a preset changes for it beside the preset's own fields."""
     main: ClassVar[tuple[str, ...]] = ()
-    """The fields that matter first, where it has many. Empty: all."""
+    """The fields that matter first; panels fold the others away. Empty: all."""
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Fields that no default can fill, each with what to put there: a panel asks for them before Start."""
     package: ClassVar[str] = ""
     """Distribution that it needs and that does not come with ftkit; empty for none."""
     extra: ClassVar[str] = ""

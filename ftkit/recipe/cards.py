@@ -95,6 +95,17 @@ def clashes(recipe: Recipe, section: str, choices: Mapping[str, Any]) -> dict[st
     return found
 
 
+def unfilled(recipe: Recipe) -> dict[str, str]:
+    """The fields that still have to be filled before a run can start, by path, with what to put there."""
+    chosen = {"method": recipe.method, "objective": recipe.objective}
+    return {
+        f"{section}.{name}": what
+        for section, kind in chosen.items()
+        for name, what in kind.needs.items()
+        if not getattr(kind, name)
+    }
+
+
 @cache
 def _card(name: str, kind: type[Kind]) -> Card:
     text = " ".join((kind.__doc__ or "").split())

@@ -65,7 +65,7 @@ class LoRA(OnLayers):
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Dropout = 0.0
-    """Dropout before the low-rank matrices."""
+    """Share of the matrices' inputs left out at random in each step, against learning rows by heart."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732): for high ranks."""
     use_dora: bool = False
@@ -145,6 +145,7 @@ class OFT(OnLayers):
     arXiv:2506.19847)."""
 
     title: ClassVar[str] = "OFT"
+    main: ClassVar[tuple[str, ...]] = ("block_size", "dropout", "target_modules")
 
     type: Literal["oft"] = "oft"
     block_size: PositiveInt = 32
@@ -158,6 +159,7 @@ class BOFT(OnLayers):
     arXiv:2311.06243)."""
 
     title: ClassVar[str] = "BOFT"
+    main: ClassVar[tuple[str, ...]] = ("block_size", "dropout", "target_modules")
 
     type: Literal["boft"] = "boft"
     block_size: PositiveInt = 4
@@ -250,6 +252,7 @@ class Freeze(Kind):
     arXiv:2401.02415)."""
 
     title: ClassVar[str] = "Some layers"
+    main: ClassVar[tuple[str, ...]] = ("last_layers", "first_layers", "expand_layers")
     rate: ClassVar[float] = 0.1
     saves: ClassVar[Saves] = "model"
 

@@ -37,6 +37,7 @@ class SFT(Kind):
     """Supervised fine-tuning: learn the assistant's replies (Ouyang et al. 2022, arXiv:2203.02155)."""
 
     title: ClassVar[str] = "Chat (supervised)"
+    main: ClassVar[tuple[str, ...]] = ("train_on",)
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["sft"] = "sft"
@@ -71,6 +72,10 @@ class Distillation(Kind):
     """Learn what a larger model thinks of every word of the rows (Hinton et al. 2015, arXiv:1503.02531)."""
 
     title: ClassVar[str] = "A teacher's words (distillation)"
+    main: ClassVar[tuple[str, ...]] = ("teacher", "train_on")
+    needs: ClassVar[Mapping[str, str]] = {
+        "teacher": "Name the model to learn from, mostly a larger one of the same family."
+    }
     reads: ClassVar[Reads] = "texts"
     head: ClassVar[Head] = "words"
     type: Literal["distillation"] = "distillation"
@@ -94,6 +99,7 @@ class DPO(Kind):
     """Prefer the chosen reply to the rejected, near a reference (Rafailov et al. 2023, arXiv:2305.18290)."""
 
     title: ClassVar[str] = "DPO"
+    main: ClassVar[tuple[str, ...]] = ("beta", "loss")
     rate: ClassVar[float] = 0.1
     presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
@@ -136,7 +142,7 @@ class ORPO(Kind):
 
 
 class SimPO(Kind):
-    """Make the chosen reply likelier per token, by a margin (SimPO, Meng et al. 2024, arXiv:2405.14734)."""
+    """Make the chosen reply likelier per token, by a margin (Meng et al. 2024, arXiv:2405.14734)."""
 
     title: ClassVar[str] = "SimPO"
     rate: ClassVar[float] = 0.1
@@ -156,6 +162,7 @@ class CPO(Kind):
     """Learn the chosen reply and prefer it (Xu et al. 2024, arXiv:2401.08417). No reference."""
 
     title: ClassVar[str] = "CPO"
+    main: ClassVar[tuple[str, ...]] = ("beta", "loss")
     rate: ClassVar[float] = 0.1
     presets: ClassVar[Presets] = _PAIRS
     reads: ClassVar[Reads] = "pairs"
@@ -215,6 +222,11 @@ class Reward(Kind):
 class _Rewarded(Kind):
     """What the objectives share by which a model learns from rewards for its own replies."""
 
+    main: ClassVar[tuple[str, ...]] = ("rewards", "num_generations", "max_new_tokens")
+    needs: ClassVar[Mapping[str, str]] = {
+        "rewards": "Say what a reply is rewarded by, such as `json` where the replies should be JSON, or "
+        "`exact_match` where they should be the rows' own."
+    }
     rate: ClassVar[float] = 0.25
     presets: ClassVar[Presets] = {
         "quick look": {
@@ -241,7 +253,8 @@ class _Rewarded(Kind):
     head: ClassVar[Head] = "words"
     rewards: Lines = ()
     """What replies are rewarded by, summed: `json`, `exact_match`, `length:200` (characters at most),
-    `regex:PATTERN`, `model:FOLDER` (a reward model), or the name of a function of yours."""
+    `regex:PATTERN`, `model:FOLDER` (a reward model), or a function of yours by its name, once
+    `ftkit.train.rewards.register` knows it."""
     num_generations: Annotated[int, Field(ge=2)] = 4
     """Replies to each prompt, compared with one another. `batch_size` counts prompts."""
     max_new_tokens: PositiveInt = 128

@@ -93,7 +93,7 @@ class Data(Source):
     between exchanges, or refuse to start. No answer is ever cut."""
     template: Annotated[str | None, Field(examples=list(TEMPLATES))] = None
     """Chat template instead of the model's own: `chatml`, `alpaca`, `zephyr`, `llama2`, `llama3`, `mistral`,
-    `gemma`, `phi3`, `plain`, or a Jinja file."""
+    `gemma`, `phi3`, `plain`, or a Jinja file. Empty: its own."""
     system_prompt: str | None = None
     """Put this system message before every conversation that has none."""
     seed: int = 42
@@ -120,7 +120,7 @@ class Training(Section):
     gradient_accumulation_steps: PositiveInt = 1
     """Passes before one optimizer step: the effective batch is batch_size times this."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
-    """Peak learning rate. LoRA likes 1e-4 to 1e-3, full fine-tuning 1e-5 to 5e-5."""
+    """Peak learning rate. LoRA likes 1e-4 to 1e-3, full fine-tuning 1e-5 to 5e-5, learned prompts 1e-2."""
     lr_scheduler: ScheduleName = "cosine"
     """How the learning rate moves after warm-up."""
     lr_scheduler_kwargs: dict[str, Any] = {}  # noqa: RUF012

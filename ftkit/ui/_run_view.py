@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ftkit.runs.summary import Sample
@@ -25,6 +26,7 @@ _LOOKS = {
     "warning": ("warn", "<strong>Warning.</strong> "),
     "error": ("bad", "<strong>Error.</strong> "),
 }
+_ENDED = ("finished", "stopped", "failed", "interrupted")
 _NOTES_SHOWN = 50
 _SAMPLES_SHOWN = 24
 
@@ -148,12 +150,21 @@ def outcome(run: Any, status: str) -> str:
         return markup.error_box(run.error.message, advice, run.error.traceback)
     if status == "stopped":
         why = run.summary.detail
-        return markup.note(f"Stopped: {why}." if why else f"Stopped and saved. {_way_on(run)}")
+        return markup.note(f"Stopped{f': {why}' if why else ' and saved'}. {_way_on(run)}")
     if status == "paused":
         return markup.note("Paused: the model stays loaded and can be talked to in the Chat panel.", "wait")
     if status == "finished":
-        return markup.note("Finished: the result is saved in the run's folder.", "ok")
+        where = short_path(run.path)
+        return markup.note(f"Finished. The result is in {where}. Talk to it in the Chat panel.", "ok")
     return ""
+
+
+def short_path(path: Path) -> str:
+    """A path as seen from the notebook's folder, where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _way_on(run: Any) -> str:
@@ -169,6 +180,8 @@ def _share(status: str, progress: Any) -> float:
 
 def _where(status: str, progress: Any) -> str:
     if not progress.step:
+        if status in _ENDED:
+            return "No step was made"
         waiting = "Waiting for its turn" if status == "queued" else status.capitalize()
         return progress.stage or waiting
     parts = [f"step {progress.step:,} of {progress.total_steps:,}"]

@@ -42,6 +42,8 @@ _LABELS = {
     "use_rslora": "rsLoRA",
 }
 _NONE = "none"
+_EMPTY = re.compile(r"\bEmpty(?:, [^:]*)?: ([^.]+)")
+"""What a field's docstring says of a control that is left empty."""
 _UNIONS = ("method", "objective")
 _SETTINGS: Mapping[str, Callable[[Recipe], Mapping[str, Any]]] = {
     "training.optimizer_kwargs": lambda recipe: OPTIMIZERS[recipe.training.optimizer].settings,
@@ -97,13 +99,11 @@ class Field(widgets.VBox):
         self._lines = "lines" in field.metadata
         help_text = " ".join((field.description or "").split())
         examples = () if suggest else field.examples
-        self.control = self._make(title or _title(section, name), field.default, examples)
+        self.control = self._make(title or _title(section, name), field.default, examples, help_text)
         host.set_tooltip(self.control, help_text)
         self._wrong: widgets.HTML | None = None
         self._note: widgets.HTML | None = None
-        self._help = (
-            [widgets.HTML(f'<div class="ftk-help">{markup.prose(help_text)}</div>')] if explain else []
-        )
+        self._help = [widgets.HTML(markup.field_help(help_text))] if explain else []
         super().__init__([self.control, *self._help])
         self.add_class("ftk-field")
         self._fill()
@@ -136,7 +136,9 @@ class Field(widgets.VBox):
             self._filling = False
         self._say("")
 
-    def _make(self, title: str, default: Any, examples: Sequence[Any] | None) -> widgets.Widget:
+    def _make(
+        self, title: str, default: Any, examples: Sequence[Any] | None, help_text: str
+    ) -> widgets.Widget:
         if self._plain is bool:
             return widgets.Checkbox(description=title, indent=False)
         if get_origin(self._plain) is Literal:
@@ -147,7 +149,9 @@ class Field(widgets.VBox):
             from ftkit.ui.options import Options
 
             return Options(options, title)
-        hint = "auto" if self._optional else show(default)
+        empty = _EMPTY.search(help_text)
+        may_be_empty = self._optional or self._plain is tuple
+        hint = show(default) or (empty[1].replace("`", "") if empty else _NONE if may_be_empty else "")
         if self._lines:
             return widgets.Textarea(
                 description=title, placeholder="One a line", rows=3, continuous_update=False
@@ -239,7 +243,7 @@ class Field(widgets.VBox):
     def _arrange(self) -> None:
         wrong = [self._wrong] if self._wrong is not None and self._wrong.value else []
         note = [self._note] if self._note is not None and self._note.value else []
-        children = (self.control, *wrong, *self._help, *note)
+        children = (self.control, *wrong, *note, *self._help)
         if self.children != children:
             self.children: tuple[widgets.Widget, ...] = children
 
@@ -273,7 +277,9 @@ class Field(widgets.VBox):
     def _show_note(self, value: Any) -> None:
         if self.path in _SETTINGS:
             self.control.placeholder = show(_SETTINGS[self.path](self.workspace.recipe)) or "no settings"
-        text = _note_on(self.path, value, self._reasons)
+        needs = getattr(_section(self.workspace.recipe, self._section), "needs", {})
+        asked = needs.get(self._name, "") if not value else ""
+        text = markup.asked(asked) if asked else _note_on(self.path, value, self._reasons)
         if text and self._note is None:
             self._note = widgets.HTML()
         if self._note is not None and self._note.value != text:
@@ -281,10 +287,12 @@ class Field(widgets.VBox):
             self._arrange()
 
 
-def grid(children: Sequence[widgets.Widget]) -> widgets.Box:
-    """Children in columns of equal width, as many as there is room for."""
+def grid(children: Sequence[widgets.Widget], few: bool = False) -> widgets.Box:
+    """Children in columns of equal width, as many as there is room for; a few share the whole width."""
     box = widgets.Box(list(children))
     box.add_class("ftk-grid")
+    if few:
+        box.add_class("ftk-few")
     return box
 
 

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from ftkit.recipe import Recipe
 from ftkit.ui import front, host, markup
 from ftkit.ui.closing import close_all
-from ftkit.ui.ticker import Ticker
+from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Lab(widgets.VBox):
         self._tabs = widgets.Tab([widgets.VBox() for _ in _TABS])
         self._tabs.add_class("ftk-tabs")
         self._titles: list[str] = []
-        self._ticker = Ticker(self._follow, hz=1)
+        self._ticker = Ticker(self._follow, hz=1, idle=SECONDS_BETWEEN_LOOKS)
         super().__init__([front.theme(), self._head, self._tabs])
         self.add_class("ftk-panel")
         self.add_class("ftk-lab")
@@ -158,13 +158,16 @@ class Lab(widgets.VBox):
             self._tabs.selected_index = _TABS.index(change["new"])
 
     def _run_changed(self, _: Any) -> None:
-        if self._follow():
+        self._follow()
+        if self.workspace.run is not None:
             self._ticker.start()
 
     def _follow(self) -> bool:
         run = self.workspace.run
         self._show_head()
         self._name_tabs()
+        if run is None:
+            self._ticker.stop()
         return run is not None and run.active
 
     def _name_tabs(self) -> None:

@@ -11,6 +11,7 @@ from ftkit.recipe.cards import Card
 from ftkit.redact import redact
 
 __all__ = [
+    "asked",
     "bar",
     "chip",
     "choice",
@@ -18,9 +19,11 @@ __all__ = [
     "error_box",
     "escape",
     "failure",
+    "field_help",
     "heading",
     "muted",
     "note",
+    "part",
     "prose",
     "size",
     "state_chip",
@@ -45,6 +48,11 @@ def heading(title: str, subtitle: str = "") -> str:
     return f'<h3 class="ftk-h">{escape(title)}</h3>{below}'
 
 
+def part(title: str) -> str:
+    """What the fields below it are for."""
+    return f'<h4 class="ftk-part">{escape(title)}</h4>'
+
+
 def chip(text: str, look: str = "off", title: str = "") -> str:
     """A small rounded label; `look` is off, ok, run, wait, warn or bad."""
     return f'<span class="ftk-chip ftk-{look}" title="{escape(title)}">{escape(text)}</span>'
@@ -60,13 +68,30 @@ def note(text: str, look: str = "off") -> str:
     return f'<div class="ftk-note ftk-{look}" role="status">{escape(text)}</div>'
 
 
+def asked(text: str) -> str:
+    """What is still to be filled in, below its control."""
+    return f'<div class="ftk-note ftk-wait">{prose(text)}</div>'
+
+
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+_CODE = re.compile(r"`([^`\n]+)`")
+_NUMBER = re.compile(r"\b\d+e-\d+\b")
 
 
 def prose(text: str) -> str:
     """A docstring as HTML: what stands between backticks is code, and papers are links."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    html = _with_code(text)
     return _PAPER.sub(r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>', html)
+
+
+def _with_code(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def field_help(text: str) -> str:
+    """A field's docstring, below its control; numbers such as 1e-4 stay in one piece."""
+    html = _NUMBER.sub(r'<span class="ftk-whole">\g<0></span>', prose(text))
+    return f'<div class="ftk-help">{html}</div>'
 
 
 def choice(card: Card) -> str:
@@ -86,9 +111,9 @@ def muted(text: str) -> str:
 def error_box(message: str, advice: str = "", details: str = "") -> str:
     """What went wrong, what to do, and the traceback folded away."""
     message, advice, details = redact((message, advice, details))
-    parts = [f'<div class="ftk-message">{escape(message)}</div>']
+    parts = [f'<div class="ftk-message">{_with_code(message)}</div>']
     if advice:
-        parts.append(f'<div class="ftk-advice">{escape(advice)}</div>')
+        parts.append(f'<div class="ftk-advice">{_with_code(advice)}</div>')
     if details:
         parts.append(f"<details><summary>Traceback</summary><pre>{escape(details)}</pre></details>")
     return f'<div class="ftk-error" role="alert">{"".join(parts)}</div>'

@@ -105,7 +105,7 @@ class OpenBox(widgets.VBox):
         return self._of_text(text, path.parent)
 
     def _of_text(self, text: str, folder: Path | None) -> str:
-        values = llamafactory.parse(text)
+        values = llamafactory.parse(text, "This text")
         if not llamafactory.looks_like(values):
             if not all(isinstance(key, str) for key in values):
                 raise RecipeError("A recipe's keys are names.", "Write `model:`, `data:` and so on.")
@@ -127,22 +127,35 @@ def _of_import(found: Import) -> str:
         for problem in found.errors
     )
     head = f"A file of LLaMA-Factory for: {found.kind}."
-    if found.recipe is not None:
+    if found.recipe is None:
+        head += " Mend what is marked below; then it can be used."
+    else:
         head += f" It becomes: {_in_short(found.recipe)}."
-    parts = (
+    other = found.recipe is not None and found.kind != "train"  # what Start is not for
+    advice = "".join(markup.note(line, "run") for line in found.advice) if other else ""
+    table = _table(
         ("no effect", "warn", found.not_applicable),
         ("added", "run", found.assumed),
         ("becomes", "ok", found.mapped),
-        ("as ftkit does", "off", found.honoured),
         ("replies", "run", {name: str(value) for name, value in found.settings.items()}),
     )
+    if found.honoured:
+        title = f"Keys that ask for what ftkit does anyway ({len(found.honoured)})"
+        same = _table(("as ftkit does", "off", found.honoured))
+        table += f"<details><summary>{title}</summary>{same}</details>"
+    look = "bad" if found.recipe is None else "off"
+    return markup.note(head, look) + errors + advice + table
+
+
+def _table(*parts: tuple[str, str, Mapping[str, str]]) -> str:
+    """Keys with what each becomes; empty where there are none."""
     rows = "".join(_rows(text, look, entries) for text, look, entries in parts)
-    table = (
+    if not rows:
+        return ""
+    return (
         '<table class="ftk-table ftk-keys-table"><thead><tr><th>Key</th><th></th>'
         f"<th>What it becomes</th></tr></thead><tbody>{rows}</tbody></table>"
     )
-    look = "bad" if found.recipe is None else "off"
-    return markup.note(head, look) + errors + (table if rows else "")
 
 
 def _rows(text: str, look: str, entries: Mapping[str, str]) -> str:

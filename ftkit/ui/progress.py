@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftkit.ui.markup import bar, duration, error_box, escape, muted, note, state_chip
+from ftkit.ui._run_view import outcome
+from ftkit.ui.markup import bar, duration, escape, muted, state_chip
 
 if TYPE_CHECKING:
     from ftkit.runs import Progress, Run
@@ -22,7 +22,7 @@ def of_run(run: Run, status: str) -> str:
     """A run's state, progress and outcome."""
     now = run.progress
     fraction = 1.0 if status == "finished" else now.fraction or 0.0
-    stage = "" if status in ("finished", "failed") else now.stage
+    stage = now.stage if run.active else ""
     head = (
         f'<div class="ftk-chips">{state_chip(status)} <b>{escape(run.name)}</b> '
         f'<span class="ftk-muted">{escape(stage)}</span></div>'
@@ -30,7 +30,9 @@ def of_run(run: Run, status: str) -> str:
     drawn = bar(
         [(fraction, _LOOKS.get(status, "run"), f"{fraction:.0%}")], f"Progress of {run.name}", fraction
     )
-    return head + drawn + _numbers(now, status) + _outcome(run, status)
+    waits = status == "queued" and not now.stage
+    below = muted("Waiting until the run before it has ended.") if waits else outcome(run, status)
+    return head + drawn + _numbers(now, status) + below
 
 
 def _numbers(now: Progress, status: str) -> str:
@@ -47,27 +49,3 @@ def _numbers(now: Progress, status: str) -> str:
         for name, value in cells
     )
     return f'<div class="ftk-stats ftk-num">{body}</div>'
-
-
-def _outcome(run: Run, status: str) -> str:
-    if status == "failed" and run.error is not None:
-        return error_box(run.error.message, run.error.advice, run.error.traceback)
-    if status == "finished":
-        return note(f"Finished. The result is in {_short(run.path)}. Talk to it in the Chat panel.", "ok")
-    if status == "stopped":
-        return note(f"Stopped and saved in {_short(run.path)}. Resume goes on from there.")
-    if status == "interrupted":
-        return note("Its process is gone. Resume goes on from the last checkpoint.", "warn")
-    if status == "paused":
-        return note("Paused: the model stays loaded. You can talk to it in the Chat panel.", "wait")
-    if status == "queued":
-        return muted("Waiting until the run before it has ended.") if not run.progress.stage else ""
-    return ""
-
-
-def _short(path: Path) -> str:
-    """A path as seen from the notebook's folder, where it is below it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -64,6 +64,10 @@ def histogram(counts: Counts) -> str:
 def _tokens(counts: Counts) -> str:
     if not counts.rows:
         return ""
+    if len(counts.refused) == counts.rows:
+        first = counts.refused[0]
+        text = f"None of the rows can be learned from. Row {first.row}: {first.reason}."
+        return note(f"{text} Choose other rows, or below what is learned.", "bad")
     some = f" (counted on the first {counts.rows:,} of {counts.of:,})" if counts.rows < counts.of else ""
     share = 100 * counts.trained / counts.tokens if counts.tokens else 0
     line = (

@@ -18,6 +18,8 @@ from ftkit.redact import redact
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 Tell = Callable[[str, "float | None"], None]
+SECONDS_BETWEEN_LOOKS = 3.0
+"""How often an ended run is looked at: it may be resumed elsewhere."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
@@ -34,12 +36,19 @@ class Ticker:
         kept in `error`.
     hz
         Calls per second.
+    idle
+        Seconds until the next call after one that returned False, for what may begin again elsewhere.
+        None: the ticking ends.
     """
 
-    def __init__(self, function: Callable[[], bool | None], hz: float = 3.0) -> None:
+    def __init__(
+        self, function: Callable[[], bool | None], hz: float = 3.0, idle: float | None = None
+    ) -> None:
         self.error: Exception | None = None
         self._function = function
         self._pause = 1.0 / hz
+        self._idle = idle
+        self._woken = threading.Event()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._stopped.set()
@@ -53,8 +62,9 @@ class Ticker:
         return not self._stopped.is_set()
 
     def start(self) -> None:
-        """Begin, or do nothing when already ticking."""
+        """Begin; when already ticking, call the function now."""
         with self._lock:
+            self._woken.set()
             if self.running:
                 return
             self._stopped = threading.Event()
@@ -63,17 +73,23 @@ class Ticker:
     def stop(self) -> None:
         """End after the call under way. Safe from inside the function."""
         self._stopped.set()
+        self._woken.set()
 
     def _tick(self, stopped: threading.Event) -> None:
         while not stopped.is_set():
+            self._woken.clear()
+            pause = self._pause
             try:
                 if self._function() is False:
-                    break
+                    if self._idle is None:
+                        break
+                    pause = self._idle
             except Exception as error:  # noqa: BLE001 - a thread has no caller; the owner reads `error`
                 self.error = error
                 _log.error("a panel's ticker ended\n%s", redact(traceback.format_exc()))
                 break
-            stopped.wait(self._pause)
+            if not stopped.is_set():
+                self._woken.wait(pause)
         stopped.set()
 
 

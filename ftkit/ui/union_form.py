@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from ftkit.errors import RecipeError
-from ftkit.recipe import Recipe, Section, presets
+from ftkit.recipe import Recipe, presets
 from ftkit.recipe.cards import card, cards, clashes, kinds, why_not
 from ftkit.ui import host, markup
 from ftkit.ui.form import Field, folded, grid, label, section_form
@@ -16,9 +16,6 @@ from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftkit.ui.cards import Cards
-
-_MANY = 6
-"""Fields of which all are shown; of more, those that matter first, the others folded."""
 
 
 class UnionForm(widgets.VBox):
@@ -122,7 +119,8 @@ class UnionForm(widgets.VBox):
 
     def _show_chosen(self, name: str) -> None:
         reason = why_not(self.section, name)
-        text = "" if self.others.value else markup.choice(card(self.section, name))
+        below = markup.muted("Choose one: its settings are below.")
+        text = below if self.others.value else markup.choice(card(self.section, name))
         if reason:
             text += markup.note(f"This machine cannot do it: {reason}.", "warn")
         if self._chosen.value != text:
@@ -142,23 +140,14 @@ class UnionForm(widgets.VBox):
 
 
 def _fields(workspace: Workspace, section: str, kind: Any) -> widgets.Widget:
-    """The fields of one class; of many, those that matter first, the others folded."""
+    """The fields of one class: those that matter first with their help, the others folded."""
     own = vars(type(kind)).get("__annotations__", {})
     names = [name for name in type(kind).model_fields if name != "type"]
     names.sort(key=lambda name: name not in own)  # what all share comes last
-    first = [name for name in names if name in kind.main] if len(names) > _MANY else names
+    first = list(kind.main) or names
     rest = [name for name in names if name not in first]
-    shown = grid(_made(workspace, section, kind, first))
-    if not rest or not first:
-        return shown if first else grid(_made(workspace, section, kind, names))
-    title = f"More {card(section, kind.type).title} settings"
-    return widgets.VBox([shown, folded({title: lambda: grid(_made(workspace, section, kind, rest))})])
-
-
-def _made(workspace: Workspace, section: str, kind: Any, names: list[str]) -> list[widgets.Widget]:
-    found: list[widgets.Widget] = []
-    for name in names:
-        path = f"{section}.{name}"
-        inside = isinstance(getattr(kind, name), Section)
-        found += section_form(workspace, path).children if inside else [Field(workspace, path)]
-    return found
+    shown = grid([Field(workspace, f"{section}.{name}", explain=True) for name in first], few=True)
+    if not rest:
+        return shown
+    title = f"More settings of the {section}"
+    return widgets.VBox([shown, folded({title: lambda: section_form(workspace, section, rest)})])

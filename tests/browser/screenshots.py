@@ -2,7 +2,7 @@
 
     python -m tests.browser.screenshots notebooks/images
 
-Takes about two minutes on two CPU cores.
+Takes about three minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUESTION = "Please send five blue lamps to Anna in Lisbon by Friday."
 
 
 def take(notebook: Notebook, folder: Path) -> None:
-    """Go through the Lab by clicking; a picture of the Data, Monitor and Chat panels on the way."""
+    """Go through the Lab by clicking; a picture of the Data, Train, Monitor and Chat panels on the way."""
     notebook.run(0)
     notebook.run(1)
     lab = notebook.output(1)
@@ -29,14 +29,22 @@ def take(notebook: Notebook, folder: Path) -> None:
     def tab(name: str) -> None:
         lab.get_by_role("tab", name=re.compile(f"^{name}")).click()
 
+    def button(name: str) -> None:
+        lab.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+
     tab("Data")
     expect(lab.locator(".ftk-tokens").first).to_be_visible(timeout=120_000)
     notebook.screenshot(folder / "data.png", 1)
     tab("Train")
     notebook.run(2)
-    lab.get_by_role("button", name="Start", exact=True).locator("visible=true").click()
+    expect(lab.get_by_text("20 steps: enough to see").locator("visible=true")).to_be_visible()
+    button("Choose another objective")
+    expect(lab.get_by_role("radiogroup", name="Objective")).to_be_visible()
+    notebook.screenshot(folder / "train.png", 1)
+    button("Done")
+    button("Start")
     tab("Monitor")
-    expect(lab.get_by_text("finished").first).to_be_visible(timeout=300_000)
+    expect(lab.get_by_text("finished", exact=True).first).to_be_visible(timeout=300_000)
     notebook.page.wait_for_timeout(1500)
     notebook.screenshot(folder / "monitor.png", 1)
     tab("Chat")
@@ -53,10 +61,10 @@ def take(notebook: Notebook, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write data.png, monitor.png and chat.png into `folder`."""
+    """Write data.png, train.png, monitor.png and chat.png into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work, serve(Path(work)) as server, chromium() as browser:
-        notebook = server.open(browser, CELLS, height=1500)
+        notebook = server.open(browser, CELLS, height=1800)
         try:
             take(notebook, folder)
         finally:

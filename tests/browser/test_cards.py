@@ -96,3 +96,28 @@ def test_a_method_and_an_objective_are_chosen_by_their_cards_and_trained(
     notebook.run(1)
     assert "('vera', 'dpo')" in notebook.text(1)
     assert notebook.errors == []
+
+
+def test_what_an_objective_needs_is_asked_for_before_anything_starts(
+    open_notebook: Callable[..., Notebook], tiny_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    cell = LAB.format(model=str(tiny_model_folder()), rows=str(pairs(tmp_path)))
+    notebook = open_notebook([cell.replace('"trl", ', ""), "lab.run"])
+    notebook.run(0)
+    lab = notebook.output(0)
+    tab(lab, "Train").click()
+    for name, asked, text in (
+        ("A teacher's words (distillation)", "Teacher", "starter"),
+        ("GRPO", "Rewards", "json"),
+    ):
+        button(lab, "Choose another objective").click()
+        lab.get_by_role("radio", name=name).check()
+        button(lab, "Done").click()
+        button(lab, "Start").click()
+        expect(lab.get_by_role("alert").get_by_text(f"{asked} is empty.")).to_be_visible()
+        field(lab, asked).fill(text)
+        field(lab, asked).blur()
+        expect(lab.get_by_role("alert")).to_have_count(0)
+    notebook.run(1)
+    assert notebook.text(1) == "", "nothing was started"
+    assert notebook.errors == []

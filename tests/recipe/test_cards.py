@@ -20,6 +20,7 @@ def test_every_choice_has_its_facts(section: str, name: str) -> None:
     assert made.papers or name == "full"
     assert all(address.startswith("https://arxiv.org/abs/") for _, address in made.papers)
     assert set(kind.main) <= set(kind.model_fields)
+    assert all(kind().model_dump()[field] in ("", ()) for field in kind.needs), "others have a default"
 
 
 def test_a_docstring_with_two_papers_names_both() -> None:

@@ -325,14 +325,19 @@ def test_a_fully_trained_run_offers_no_base() -> None:
     assert panel.mode == "adapter"
 
 
-def test_a_run_that_trains_is_noted_until_it_ends() -> None:
+def test_a_run_that_trains_is_noted_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftkit.ui.panels.chat.SECONDS_BETWEEN_LOOKS", 0.05)
     run = a_run(active=True, status="running")
     panel = ChatPanel(run=run)
     until(lambda: panel.view.note == "training, step 12")
-    run.status, run.active = "finished", False
+    run.status, run.active = "stopped", False
     until(lambda: panel.view.note == "")
-    assert not panel._ticker.running
+    run.status, run.active = "running", True  # resumed elsewhere
+    until(lambda: panel.view.note == "training, step 12")
+    run.status, run.active, run.progress.step = "failed", False, 0
+    until(lambda: panel.view.note == "failed before the first step: nothing was learned")
     panel.close()
+    assert not panel._ticker.running
 
 
 def test_finished_runs_are_offered_and_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,24 @@ def test_kinds_of_controls() -> None:
     assert Field(workspace, "training.lr_scheduler").control.options[0] == ("linear", "linear")
     assert Field(workspace, "training.optimizer").control.options[0] == ["adamw", "adamw"]
     assert Field(workspace, "model.quantization").control.options[0] == ["none", None]
-    assert Field(workspace, "training.max_steps").control.placeholder == "auto"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("training.max_steps", "none"),
+        ("training.early_stopping_patience", "never"),
+        ("training.time_limit", "no limit"),
+        (
+            "data.held_out_source",
+            "the starter set's own held-out rows, or held_out_fraction of the training rows",
+        ),
+        ("method.layers_to_transform", "all"),
+        ("training.epochs", "2"),
+    ],
+)
+def test_an_empty_control_says_what_empty_means(path: str, said: str) -> None:
+    assert Field(Workspace(), path).control.placeholder == said
 
 
 def test_a_wrong_text_is_explained_kept_and_leaves_the_recipe() -> None:

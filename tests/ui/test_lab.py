@@ -64,6 +64,24 @@ def test_a_run_is_named_in_the_head_and_marked_on_its_tab() -> None:
     assert lab._tabs.titles[3] == "Monitor"
 
 
+def test_a_run_that_is_resumed_elsewhere_is_not_called_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftkit.ui.lab.SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("ftkit.ui.panels.train.SECONDS_BETWEEN_LOOKS", 0.05)
+    lab = Lab()
+    lab.show("train")
+    run = FakeRun()
+    run.status = "stopped"
+    lab.workspace.run = run
+    assert "stopped" in lab._head.value
+    run.status = "running"
+    end = time.monotonic() + 5
+    while time.monotonic() < end and not ("running" in lab._head.value and lab.train._start.disabled):
+        time.sleep(0.02)
+    assert "running" in lab._head.value
+    assert lab.train._start.disabled
+    lab.close()
+
+
 def test_a_panel_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object, tab: str) -> None:
         raise ImportError("no <plotly>")

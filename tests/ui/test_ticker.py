@@ -26,6 +26,22 @@ def test_a_ticker_ends_when_its_function_says_so_and_can_start_again() -> None:
     assert _until(lambda: len(calls) == 6)
 
 
+def test_a_ticker_that_idles_looks_again_and_can_be_woken() -> None:
+    calls: list[int] = []
+    ticker = Ticker(lambda: calls.append(1) or False, hz=100, idle=0.05)
+    ticker.start()
+    assert _until(lambda: len(calls) >= 3)
+    assert ticker.running
+    ticker.stop()
+    slow: list[int] = []
+    ticker = Ticker(lambda: slow.append(1) or False, hz=100, idle=60)
+    ticker.start()
+    assert _until(lambda: len(slow) == 1)
+    ticker.start()
+    assert _until(lambda: len(slow) == 2)
+    ticker.stop()
+
+
 def test_an_exception_ends_a_ticker_and_is_kept() -> None:
     ticker = Ticker(lambda: 1 / 0, hz=100)
     ticker.start()

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ftkit.data import load
 from ftkit.errors import RecipeError, RunError
-from ftkit.recipe import Recipe
+from ftkit.recipe import Recipe, Training
+from ftkit.runs.summary import Summary
 from ftkit.ui import TrainPanel, Workspace
+from ftkit.ui.panels import train
 
 from .fake_run import FakeRun
 
@@ -53,6 +56,31 @@ def test_a_wrong_control_keeps_a_run_from_starting(
     assert "Learning rate" in panel._message.value
     panel.workspace.report("training.learning_rate", None)
     assert panel._message.value == ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "path", "value"),
+    [("distillation", "teacher", "starter"), ("grpo", "rewards", ("json",))],
+)
+def test_what_no_default_can_fill_is_asked_for_before_anything_starts(
+    panel: TrainPanel, monkeypatch: pytest.MonkeyPatch, objective: str, path: str, value: object
+) -> None:
+    monkeypatch.setattr("ftkit.runs.start", lambda recipe: pytest.fail("started"))
+    panel.workspace.edit({"objective": objective})
+    name = path.capitalize()
+    with pytest.raises(RecipeError, match=f"{name} is empty"):
+        panel.start()
+    panel._start.click()
+    assert f"{name} is empty" in panel._message.value
+    assert not panel._start.disabled
+    panel.workspace.edit({f"objective.{path}": value})
+    assert panel._message.value == ""
+
+
+def test_every_training_setting_has_one_place(panel: TrainPanel) -> None:
+    placed = [path.split(".")[1] for path in train._FIRST if path.startswith("training.")]
+    placed += [name for names in train._MORE.values() for name in names]
+    assert sorted(placed) == sorted(Training.model_fields)
 
 
 def test_start_pressed_twice_starts_one_run(panel: TrainPanel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +123,26 @@ def test_what_this_machine_cannot_do_is_refused_at_start(
 ) -> None:
     monkeypatch.setattr("ftkit.runs.start", lambda recipe: pytest.fail("started"))
     monkeypatch.setattr("ftkit.recipe.extras.find_spec", lambda name: None)
-    panel.workspace.edit({"training.optimizer": "lion", "objective": "grpo"})
+    panel.workspace.edit({"training.optimizer": "lion", "objective": {"type": "grpo", "rewards": ["json"]}})
     with pytest.raises(RecipeError, match="'lion' needs the package pytorch-optimizer"):
         panel.start()
     assert "objective.type: &#x27;grpo&#x27; needs the package trl" in panel._message.value
     assert not panel._start.disabled
+
+
+def test_rows_that_do_not_suit_the_objective_are_said_before_start(panel: TrainPanel, tmp_path: Path) -> None:
+    pair = {"prompt": "1 + 1?", "chosen": "2.", "rejected": "3."}
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("\n".join(json.dumps(pair | {"prompt": f"{n} + 0?"}) for n in range(8)))
+    workspace = panel.workspace
+    workspace.remember(load(workspace.recipe.data), workspace.recipe.data)
+    assert panel._misfit.value == ""
+    panel.objective.choose("dpo")
+    assert "It learns from pairs of a better and a worse reply." in panel._misfit.value
+    workspace.edit({"data.source": str(rows)})
+    assert panel._misfit.value == "", "not known before they are read"
+    workspace.remember(load(workspace.recipe.data), workspace.recipe.data)
+    assert panel._misfit.value == ""
 
 
 def test_the_objective_is_chosen_here(panel: TrainPanel) -> None:
@@ -138,6 +181,17 @@ def test_a_failure_is_shown_with_advice_and_an_escaped_traceback(panel: TrainPan
     assert "&lt;NaN&gt;" in panel._progress.value
     assert "Lower it." in panel._progress.value
     assert "Traceback &lt;b&gt;" in panel._progress.value
+
+
+def test_a_run_stopped_before_its_first_step_does_not_claim_to_be_saved(panel: TrainPanel) -> None:
+    run = FakeRun()
+    run.summary = Summary(detail="before the first step")
+    run.status = "stopped"
+    panel.workspace.run = run
+    shown = panel._progress.value
+    assert "Stopped: before the first step. There is no checkpoint to go on from" in shown
+    assert "saved" not in shown
+    assert "Loading the model" not in shown
 
 
 def test_the_code_follows_the_recipe(panel: TrainPanel) -> None:

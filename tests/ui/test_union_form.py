@@ -6,6 +6,7 @@ import pytest
 
 from ftkit.errors import RecipeError
 from ftkit.recipe import Recipe, extras
+from ftkit.recipe.cards import unfilled
 from ftkit.ui import Workspace
 from ftkit.ui.union_form import UnionForm
 
@@ -45,6 +46,20 @@ def test_of_many_fields_the_others_are_folded() -> None:
     others = [field.path for field in fold.children[0].children[0].children]
     assert "method.use_dora" in others
     assert not set(others) & set(paths(form))
+
+
+def test_a_field_that_no_default_can_fill_asks_for_itself() -> None:
+    workspace = Workspace()
+    form = UnionForm(workspace, "objective")
+    form.choose("distillation")
+    teacher = form.children[-1].children[0].children[0]
+    assert "Name the model to learn from" in teacher.children[1].value
+    teacher.control.value = "starter"
+    assert "Name the model" not in "".join(part.value for part in teacher.children)
+    assert unfilled(workspace.recipe) == {}
+    teacher.control.value = ""
+    assert list(unfilled(workspace.recipe)) == ["objective.teacher"]
+    assert "Name the model to learn from" in teacher.children[1].value
 
 
 def test_what_was_set_for_a_choice_comes_back_with_it() -> None:

@@ -11,6 +11,9 @@ from ftkit.ui import front, host
 from ftkit.ui.closing import close_all
 from ftkit.ui.workspace import Workspace
 
+WHERE = ("launch", "processes", "engine_config")
+"""What of `compute` says where a run lives: the Train panel asks for it, the Model panel for the rest."""
+
 
 class Panel(widgets.VBox):
     """A panel of the Lab that also stands alone in a cell.

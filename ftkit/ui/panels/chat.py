@@ -17,7 +17,7 @@ from ftkit.errors import FtkitError
 from ftkit.redact import redact
 from ftkit.ui.markup import heading
 from ftkit.ui.panels.base import Panel
-from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker, Worker
 from ftkit.ui.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class ChatPanel(Panel):
             self.view.status = str(error)
             return
         self._talk_in(session, run.name)
-        self._ticker = Ticker(self._follow, hz=1)
+        self._ticker = Ticker(self._follow, hz=1, idle=SECONDS_BETWEEN_LOOKS)
         self._ticker.start()
 
     def _talk_in(self, session: ChatSession, name: str = "model") -> None:
@@ -249,6 +249,8 @@ class ChatPanel(Panel):
         status, step = run.status, run.progress.step
         doing = {"running": "training", "paused": "paused", "stopping": "stopping"}.get(status)
         self.view.note = f"{doing}, step {step}" if doing and step else ""
+        if not run.active and not step:
+            self.view.note = f"{status} before the first step: nothing was learned"
         return run.active
 
     def _show_hints(self, found: tuple[str, tuple[str, ...]]) -> None:

@@ -276,7 +276,7 @@ class DataPanel(Panel):
     def _show_mapping(self) -> None:
         dataset = self.dataset
         if dataset is not None:
-            about = dataset.format_reason
+            about = dataset.format_reason[:1].upper() + dataset.format_reason[1:]
             if self.workspace.recipe.data.format is None:
                 about += f"; confidence {dataset.confidence:.0%}"
             self._mapping.show(dataset.format, dataset.columns, dataset.found, about)

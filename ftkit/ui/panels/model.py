@@ -12,7 +12,7 @@ from ftkit.folders import is_there, named
 from ftkit.recipe import Model, Recipe
 from ftkit.ui import markup
 from ftkit.ui.form import Field, folded, grid, section_form
-from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
+from ftkit.ui.panels.base import WHERE, Panel, button, card, choices, leads_to, row
 from ftkit.ui.ticker import Worker
 from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
@@ -142,14 +142,26 @@ class ModelPanel(Panel):
                 ),
                 card(self.method),
                 card(self._machine, self._fit_button, self._fitted),
-                folded({"Device and precision": self._device}),
+                folded(
+                    {
+                        "Device and precision": self._device,
+                        "New tokens": lambda: section_form(self.workspace, "model", ("new_tokens",)),
+                    }
+                ),
                 leads_to(self.workspace, "data", "Next: Data"),
             ]
         )
 
     def _device(self) -> widgets.Widget:
-        few = section_form(self.workspace, "model", ("quantization", "new_tokens"))
-        return grid([*few.children, *section_form(self.workspace, "compute").children])
+        bits = Field(self.workspace, "model.quantization")
+        others = section_form(self.workspace, "compute", without=(*WHERE, "fast"))
+        return widgets.VBox(
+            [
+                grid([bits, *others.children]),
+                widgets.HTML(markup.part("ftkit's own kernels")),
+                section_form(self.workspace, "compute", ("fast",)),
+            ]
+        )
 
     # The source
 

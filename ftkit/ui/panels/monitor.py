@@ -18,7 +18,7 @@ from ftkit.ui.changing import Changing
 from ftkit.ui.host import set_titles, set_tooltip
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
 from ftkit.ui.svg_chart import SvgChart
-from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker, Worker
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ftkit.ui.charts import RunChart
 
 READINGS_A_SECOND = 2.5
-SECONDS_BETWEEN_LOOKS = 3.0
-"""How often an ended run is looked at: it may be resumed elsewhere."""
 RUNS_LISTED = 50
 
 _SUBTITLE = "Loss, speed and memory while the run goes on, and afterwards."
@@ -294,7 +292,8 @@ class MonitorPanel(Panel):
         if status != self._status and self._status is not None:
             self._say("")
         progress = run.progress
-        self._head.value = _run_view.head(run.name, str(run.path), status, progress, _branched(run))
+        folder = _run_view.short_path(run.path)
+        self._head.value = _run_view.head(run.name, folder, status, progress, _branched(run))
         self._tiles.value = _run_view.tiles(history, progress)
         self._pause.disabled = status not in _CAN_PAUSE
         self._resume.disabled = status not in _CAN_RESUME

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,38 @@ import ipywidgets as widgets
 
 from ftkit.errors import FtkitError, RecipeError, RunError
 from ftkit.recipe import Recipe, presets
+from ftkit.recipe.cards import unfilled
+from ftkit.recipe.objectives import READS
 from ftkit.ui import host, markup, progress
 from ftkit.ui.code import CodeView
 from ftkit.ui.form import Field, folded, grid, label, section_form
 from ftkit.ui.opening import OpenBox
-from ftkit.ui.panels.base import Panel, button, card, choices, leads_to, row
-from ftkit.ui.ticker import Ticker, Worker
+from ftkit.ui.panels.base import WHERE, Panel, button, card, choices, leads_to, row
+from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker, Worker
 from ftkit.ui.union_form import UnionForm
 from ftkit.ui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from ftkit.data import Dataset
     from ftkit.runs import Run
 
 _CAN_RESUME = ("paused", "stopped", "failed", "interrupted")
 _CAN_PAUSE = ("queued", "running")
 _FIRST = ("training.epochs", "training.batch_size", "training.learning_rate", "method.rank")
+_MORE = {
+    "Steps and batches": ("max_steps", "gradient_accumulation_steps", "batch_tokens", "seed"),
+    "Learning rate": (
+        *("lr_scheduler", "lr_scheduler_kwargs", "warmup", "embedding_learning_rate", "layerwise_decay"),
+    ),
+    "Optimizer": ("optimizer", "optimizer_kwargs", "weight_decay", "max_grad_norm"),
+    "Against learning the rows by heart": (
+        *("early_stopping_patience", "neftune_alpha", "ema_decay", "keep_best"),
+    ),
+    "While it runs": (
+        *("evals", "checkpoints", "on_bad_loss", "time_limit", "sample_prompts", "sample_every"),
+    ),
+}
+"""The other fields of `training`, by what they are for."""
 _LOOKS_A_SECOND = 3.0
 _CODES = {
     "Python": "A cell that does the same",
@@ -33,6 +51,8 @@ _CODES = {
     "LLaMA-Factory": "The same for LLaMA-Factory, with comments on what it has no key for",
 }
 """What "Show code" shows."""
+_ROWS_ASKED = 5
+"""Rows that are looked at to see whether they suit the objective."""
 
 
 class TrainPanel(Panel):
@@ -58,10 +78,11 @@ class TrainPanel(Panel):
         self._problem: Exception | None = None
         self._launch: Worker[Run] = Worker(self._started, self._not_started)
         self._steering: Worker[None] = Worker(lambda _: self._look(), self._show_problem)
-        self._ticker = Ticker(self._look, hz=_LOOKS_A_SECOND)
+        self._ticker = Ticker(self._look, hz=_LOOKS_A_SECOND, idle=SECONDS_BETWEEN_LOOKS)
         self._build()
         self._recipe_changed(None)
         self.workspace.observe(self._recipe_changed, "recipe")
+        self.workspace.observe(lambda _: self._show_misfit(), "dataset")
         self.workspace.observe(self._run_changed, "run")
         self.workspace.observe(self._problems_changed, "problems")
         self._run_changed(None)
@@ -173,20 +194,18 @@ class TrainPanel(Panel):
     def _build(self) -> None:
         workspace = self.workspace
         self.objective = UnionForm(workspace, "objective", "What is learned", "What the rows are to teach.")
+        self._misfit = widgets.HTML()
         names = list(presets.PRESETS)
         tooltips = [f"{p.about} {p.rough_time}" for p in presets.PRESETS.values()]
         options = [(name.capitalize(), name) for name in names]
         self._presets = choices(options, names[0], tooltips, "Preset")
         self._presets.observe(self._preset_chosen, "value")
         self._preset_about = widgets.HTML()
-        first = grid([Field(workspace, path, explain=True) for path in _FIRST])
-        first.add_class("ftk-tight")
+        first = grid([Field(workspace, path, explain=True) for path in _FIRST], few=True)
         more = folded(
             {
-                "More training settings": lambda: section_form(
-                    workspace, "training", without=[path.split(".")[1] for path in _FIRST]
-                ),
-                "Device and precision": lambda: section_form(workspace, "compute"),
+                "More training settings": self._more,
+                "Where it runs": lambda: section_form(workspace, "compute", WHERE),
                 "Run folder": lambda: section_form(workspace, "output"),
             }
         )
@@ -197,14 +216,18 @@ class TrainPanel(Panel):
         self._stop = button(
             "Stop", "Finish the step, save and end", lambda: self._try(self.stop), button_style="danger"
         )
-        self._new = button("New run", "Put this run aside", lambda: self._try(self.new_run))
+        self._new = button(
+            "Put aside",
+            "Show this run no longer; Start begins another one in any case",
+            lambda: self._try(self.new_run),
+        )
         self._message = widgets.HTML()
         self._progress = widgets.HTML()
         self._monitor = leads_to(workspace, "monitor", "Next: Monitor")
         self.fill(
             [
                 widgets.HTML(markup.heading("Train", "How long and how fast to learn.")),
-                card(self.objective),
+                card(self.objective, self._misfit),
                 card(self._presets, self._preset_about, first),
                 more,
                 card(row(self._start, self._pause, self._stop, self._new), self._message, self._progress),
@@ -213,14 +236,21 @@ class TrainPanel(Panel):
             ]
         )
 
+    def _more(self) -> widgets.Widget:
+        parts: list[widgets.Widget] = []
+        for title, names in _MORE.items():
+            parts += [widgets.HTML(markup.part(title)), section_form(self.workspace, "training", names)]
+        return widgets.VBox(parts)
+
     def _recipe_tools(self) -> widgets.Widget:
         self._show_code = widgets.ToggleButton(description="Show code", value=False)
         self._code = CodeView()
-        self._code_as = widgets.ToggleButtons(options=list(_CODES), tooltips=list(_CODES.values()))
+        kinds = [(kind, kind) for kind in _CODES]
+        self._code_as = choices(kinds, kinds[0][1], list(_CODES.values()), "Code as")
         self._code_as.observe(lambda _: self._refresh_code(), "value")
         self._code_box = widgets.VBox([self._code_as, self._code], layout=widgets.Layout(display="none"))
         self._show_code.observe(self._code_toggled, "value")
-        self._path = widgets.Text(description="File", value="recipe.yaml", placeholder="recipe.yaml")
+        self._path = widgets.Text(description="Save as", value="recipe.yaml", placeholder="recipe.yaml")
         self._path.add_class("ftk-inline")
         self._save = button("Save YAML", "Write the recipe to this file", self._save_clicked)
         self._saved = widgets.HTML()
@@ -239,6 +269,7 @@ class TrainPanel(Panel):
 
     def _recipe_changed(self, _: Any) -> None:
         recipe = self.workspace.recipe
+        self._message.value = ""  # what kept a run from starting may be mended
         name = presets.matching(recipe)
         self._settling = True
         try:
@@ -249,12 +280,18 @@ class TrainPanel(Panel):
         about = "Your own settings."
         if preset is not None:
             about = preset.about
-            if recipe.method.saves == "adapter" and recipe.objective.reads == "texts":  # what was measured
+            if recipe.method.saves == "adapter" and recipe.objective.type == "sft":  # what was measured
                 about += f" The starter model takes {preset.rough_time} on two CPU cores."
         self._preset_about.value = markup.muted(about)
         if self._show_code.value:
             self._refresh_code()
         self._ask_to_save()
+        self._show_misfit()
+
+    def _show_misfit(self) -> None:
+        workspace = self.workspace
+        text = _misfit(workspace.dataset, workspace.recipe) if workspace.is_current() else ""
+        self._misfit.value = markup.note(text, "warn") if text else ""
 
     def _problems_changed(self, change: Any) -> None:
         """What kept a run from starting has been set right."""
@@ -269,6 +306,9 @@ class TrainPanel(Panel):
         if problems:
             lines = [f"{label(path.rsplit('.', 1)[-1])}: {text}" for path, text in problems.items()]
             raise RecipeError("\n".join(lines), "Mend this first; nothing was started.")
+        if needed := unfilled(self.workspace.recipe):
+            lines = [f"{label(path.rsplit('.', 1)[-1])} is empty. {what}" for path, what in needed.items()]
+            raise RecipeError("\n".join(lines), "Fill it in above; nothing was started.")
         with self._lock:
             if self._starting or (run is not None and run.active):
                 name = f" ({run.name})" if run is not None and run.active else ""
@@ -295,8 +335,7 @@ class TrainPanel(Panel):
     def _steer(self, act: Callable[[], Any]) -> None:
         self._message.value = ""
         self._steering.submit(lambda: _call(act))
-        if not self._ticker.running:
-            self._ticker.start()
+        self._ticker.start()
 
     def _pause_clicked(self) -> None:
         run = self.workspace.run
@@ -321,17 +360,19 @@ class TrainPanel(Panel):
 
     def _run_changed(self, _: Any) -> None:
         self._message.value = ""
-        if self._look():
+        self._look()
+        if self.workspace.run is not None:
             self._ticker.start()
 
     def _look(self) -> bool:
-        """Show where the run stands; False when there is nothing more to follow."""
+        """Show where the run stands; False when it stands still: it may be resumed elsewhere."""
         run = self.workspace.run
         if self._starting:
             return True
         if run is None:
             self._progress.value = ""
             self._enable(None)
+            self._ticker.stop()
             return False
         status = run.status
         shown = progress.of_run(run, status)
@@ -380,6 +421,28 @@ class TrainPanel(Panel):
             return
         self._ask_to_save()
         self._saved.value = markup.chip(f"Saved {where}", "ok")
+
+
+def _misfit(dataset: Dataset, recipe: Recipe) -> str:
+    """Why the objective learns nothing from rows such as the first ones; empty where it does."""
+    from ftkit.data.example import UnusableRowError
+    from ftkit.data.sides import sides
+
+    reason = ""
+    for example in islice(dataset.train, _ROWS_ASKED):
+        try:
+            sides(example, recipe.objective)
+        except UnusableRowError as error:
+            reason = reason or str(error)
+        else:
+            return ""
+    if not reason:
+        return ""
+    needed = READS[recipe.objective.reads]
+    return (
+        f"The rows of {dataset.origin} do not suit it: {reason}. It learns "
+        f"{needed[0].lower()}{needed[1:]}. Choose another objective, or other rows in the Data panel."
+    )
 
 
 def _start(recipe: Recipe) -> Run:
