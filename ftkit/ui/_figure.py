@@ -183,7 +183,7 @@ def layout(history: History, *, title: str = "", log: bool = False, message: str
         axes[f"xaxis{axis}"] = _axis(axis, "x") | {"nticks": 5}
         axes[f"yaxis{axis}"] = _axis(axis, "y") | {"nticks": 4, "rangemode": "normal"}
         notes.append(dict(_SMALL_NOTE))
-    axes["yaxis7"] |= {"tickformat": ".0%"}
+    axes["yaxis7"] |= {"tickformat": ".0%", "range": [-0.05, 1.05], "autorange": False}
     for note in notes:
         note |= {"showarrow": False, "xref": "paper", "yref": "paper"}
     figure: dict[str, Any] = axes | {
