@@ -186,6 +186,7 @@ def test_a_number_may_be_written_as_text(written: Any, meant: float) -> None:
         ("lora_rank", 0, "method.rank"),
         ("bf16", "perhaps", "true or false"),
         ("stage", "dop", "did you mean 'dpo'"),
+        ("lr_scheduler_type", "cosin", "did you mean 'cosine'"),
         ("optim", "adamw_troch", "adamw_torch"),
         ("mix_strategy", "interleave", "one of concat"),
         ("output_dir", "${oc.env:HOME}/saves", "itself"),
