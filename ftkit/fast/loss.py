@@ -199,10 +199,18 @@ class _TokenScores(torch.autograd.Function):
         for part in _slices(len(targets), head):
             _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
             residual *= grad[part, None].to(residual.dtype)
-            to_head += residual.T @ hidden[part].to(head.dtype)
+            _add_product(to_head, residual.T, hidden[part].to(head.dtype))
             if to_bias is not None:
                 to_bias += residual.sum(0).to(to_bias.dtype)
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add `a @ b` in place, where the types allow it without a product of its own beside."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _score(

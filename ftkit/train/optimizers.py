@@ -114,7 +114,10 @@ def _adam(settings: Settings) -> dict[str, Any]:
 
 
 def _adamw(groups: Groups, settings: Settings, model: Any) -> Any:
-    return torch.optim.AdamW(groups, eps=settings["eps"], **_adam(settings))
+    # As one kernel it needs no copies of a matrix beside it, which for a large embedding are most of a step's
+    # peak. It leaves the parameters' version as it was, by which `ftkit.fast.lora` notices that they moved.
+    alone = None if hasattr(model, "peft_config") else True
+    return torch.optim.AdamW(groups, eps=settings["eps"], fused=alone, **_adam(settings))
 
 
 def _adafactor(groups: Groups, settings: Settings, model: Any) -> Any:

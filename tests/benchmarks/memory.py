@@ -123,8 +123,8 @@ def _run(point: Point, model: Path, folder: Path, answer: Any) -> None:
 
 def measure(point: Point, model: Path, folder: Path) -> dict[str, Any]:
     """Peak and estimate of one point, in 10^9 bytes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ftkit.train.trainer", "transformers.models.auto.modeling_auto", "peft"])
+    # a forked child would not count the libraries that its parent has mapped: about 0.1 GB
+    context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_run, args=(point, model, folder, sender))
     child.start()
