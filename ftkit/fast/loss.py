@@ -177,6 +177,7 @@ class _TokenScores(torch.autograd.Function):
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
+            del residual  # or two slices would live while the next one is made
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
         ctx.logits, ctx.extra = logits, extra
@@ -202,6 +203,7 @@ class _TokenScores(torch.autograd.Function):
             _add_product(to_head, residual.T, hidden[part].to(head.dtype))
             if to_bias is not None:
                 to_bias += residual.sum(0).to(to_bias.dtype)
+            del residual
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 

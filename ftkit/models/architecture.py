@@ -26,6 +26,10 @@ _PLAIN_MLP = {
     "mpt",
 }
 """Model types whose feed-forward part has two matrices rather than three (no gate)."""
+_FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text", "glm4"}
+"""Model types that normalise what attention and feed-forward put out, too."""
+_HEAD_NORMS = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3"}
+"""Model types that normalise queries and keys."""
 _TIED_BY_DEFAULT = {
     "gpt2",
     "gpt_neo",
@@ -65,6 +69,10 @@ class Architecture:
         Rows of a learned position embedding; 0 where positions are rotary.
     packed
         Bytes of a weight of a linear layer where the checkpoint was quantized before.
+    norms
+        Norms of one decoder layer that are as wide as the hidden states.
+    head_norms
+        Whether queries and keys are normalised.
     """
 
     layers: int
@@ -75,6 +83,8 @@ class Architecture:
     linears: Mapping[str, Linear]
     positions: int = 0
     packed: float | None = None
+    norms: int = 2
+    head_norms: bool = False
 
     @property
     def parameters(self) -> int:
@@ -93,6 +103,28 @@ class Architecture:
         if "qkv_proj" in self.linears:
             return (self.linears["qkv_proj"].outputs - self.linears["o_proj"].inputs) // 2
         return self.hidden_size
+
+    @property
+    def query_width(self) -> int:
+        """Width of the queries of one layer, and of what its attention puts out."""
+        out = self.linears.get("o_proj") or self.linears.get("attn.c_proj")
+        return out.inputs if out else self.hidden_size
+
+    @property
+    def inner_width(self) -> int:
+        """Width within the feed-forward of one layer, of two experts where there are several."""
+        down = self.linears.get("down_proj") or self.linears.get("c_proj")
+        return down.inputs * min(down.count, 2) if down else 4 * self.hidden_size
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has a gate."""
+        return "gate_proj" in self.linears or "gate_up_proj" in self.linears
+
+    @property
+    def input_width(self) -> int:
+        """Inputs of one layer's linear layers, summed."""
+        return sum(one.inputs * min(one.count, 2) for one in self.linears.values())
 
     @property
     def width(self) -> int:
@@ -126,6 +158,8 @@ def read(config: Mapping[str, Any]) -> Architecture | None:
         tied=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT or "gpt" in kind)),
         linears=_linears(kind, hidden, heads * size, groups * size, inner_size, experts, config),
         positions=_positions(kind, config),
+        norms=4 if kind in _FOUR_NORMS else 2,
+        head_norms=kind in _HEAD_NORMS,
     )
 
 

@@ -1,8 +1,8 @@
 """How much memory a fine-tune will need, beside what is free: before anything is loaded, without torch.
 
-The factors are fitted to peaks measured with the starter model on a CPU (1 x 220 to 2 x 1,000 tokens, both
-precisions, LoRA and full, all levels of recomputation): the estimates lie within 15% of those peaks. Of
-smaller models they are too high, for full fine-tuning by up to a half (`tests/benchmarks/memory.py`).
+The values that a layer keeps are counted from the model's structure, and the peak is taken where it lies: at
+the end of the forward pass, where the embedding's gradient is made, in the optimizer's step, or while the
+weights are read. `tests/benchmarks/memory.py` holds that against what runs need.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from ftkit.recipe.optimizers import OPTIMIZERS
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 
 _RUNTIME_GB = 0.6
-"""Python, torch, transformers and the panels; on a GPU, CUDA's own context."""
-_BUFFERS_GB = {2: 0.35, 4: 0.1}
-"""Slices of logits, buffers of the matrix kernels and what the allocator keeps for later, by the bytes of a
-weight; LoRA in float32 was measured after the freed heap began to be given back, bfloat16 before."""
-_BUFFERS_OF_FULL_GB = 0.95
-"""The same for full fine-tuning of the starter model; too much for smaller ones."""
-_KEPT = {"lora": 0.72, "full": 0.95}
-"""Values kept for the backward pass, per value that goes into or comes out of a linear layer."""
-_KEPT_BY_PEFT = 1.6
-"""The same for LoRA without ftkit's own layers."""
-_WITHOUT_PROJECTIONS = 0.4
-"""And where the projections of the feed-forward are made again."""
-_SCORES_UP_TO = 384
-"""Attention weights of longer rows are made again rather than kept."""
+"""Python, torch, transformers and the panels; on a GPU, CUDA's own context. Measured: 0.52 once all is
+imported, 0.57 when the first step begins, panels and weights left out."""
+_HOLES = 0.4
+"""Values' worth of memory that the passing buffers of a layer leave unused between those that are kept, per
+value that goes into or comes out of a linear layer. Measured as what glibc's heap holds free when the forward
+pass ends, after three steps: 0.37 to 0.41 of three small models (`tests/benchmarks/memory.py`)."""
+_FILE_BYTES = 2
+"""Of a weight in the model's file, which is mapped into memory while the weights are made: nearly all
+checkpoints are in bfloat16."""
+_SCORES_UP_TO, _BLOCK = 384, 256
+"""Attention weights of longer rows are made again rather than kept; those of so many queries are made together
+and end with the last one's key (`ftkit.fast.attention`)."""
+_SLICE_BYTES, _SLICE_ROWS = 48 * 2**20, 64
+"""Of a slice of logits in float32, and the rows that it has at least (`ftkit.fast.loss`)."""
 LEVELS = ("off", "attention", "mlp", "layers")
 """What the backward pass makes again, from nothing to whole layers."""
 _COMFORT = 0.75
@@ -289,52 +289,107 @@ def _parts(
     # Full fine-tuning keeps and computes in float32.
     size = 4 if method.type == "full" else _bytes_of_a_weight(recipe, device)
     batch = training.batch_tokens or training.batch_size * row_tokens
-    scores = 0.0
-    if device.kind == "cpu" and level == "off" and row_tokens <= _SCORES_UP_TO:
-        scores = found.heads * row_tokens
-    kept = _KEPT["full"]
-    if isinstance(method, LoRA):
-        own = (
-            compute.fast.lora
-            and compute.fast.mlp
-            and recipe.model.quantization is None
-            and not (method.use_dora or method.dropout)
-        )
-        kept = (_WITHOUT_PROJECTIONS if level == "mlp" else _KEPT["lora"]) if own else _KEPT_BY_PEFT
-    elif isinstance(method, OnLayers | IA3):
-        kept = _KEPT_BY_PEFT
-    one_layer = batch * size * (kept * found.width + scores)
-    activations = found.layers * one_layer
-    if isinstance(method, Freeze) and not method.first_layers and not method.expand_layers:
-        # nothing is kept of the layers before the first that is trained
-        activations *= min(1.0, trainable / found.parameters + 0.1)
-    if level == "layers":
-        activations = batch * size * found.layers * found.hidden_size + min(3 * one_layer, activations)
     optimizer = OPTIMIZERS[training.optimizer]
     at_once = trainable / _trained_layers(found, method) if optimizer.by_layers else trainable
     weights = _weights(found, recipe.model, size)
+    activations = batch * size * _activations(found, recipe, device, row_tokens, trainable, level)
+    slices = max(_SLICE_ROWS, _SLICE_BYTES // (4 * found.vocab_size)) * found.vocab_size * size
+    gradients, copies = _gradients(found, recipe, at_once, activations)
     parts = {
         "runtime": _RUNTIME_GB * 1e9,
         "weights": weights,
         "adapter": trainable * 4 if method.saves == "adapter" else 0,
-        "gradients": at_once * 4,
+        "gradients": gradients,
         "optimizer": at_once * optimizer.state_bytes,
         "activations": activations,
-        "buffers": (_BUFFERS_OF_FULL_GB if method == "full" else _BUFFERS_GB[size]) * 1e9,
+        "buffers": copies + (slices if compute.fast.loss else 0),
         # Without the fast way: all logits and their gradient, and four fp32 copies of the trained half.
         "logits": 0 if compute.fast.loss else batch * found.vocab_size * (2 * size + 8),
     }
     used = sum(parts.values()) - parts["runtime"] - weights
-    parts["loading"] = max(0.0, _whole_too(found, recipe, device, size) - used)
+    parts["loading"] = max(0.0, _beside_weights(found, recipe, device, size) - used)
     return {name: value / 1e9 for name, value in parts.items() if value}
 
 
-def _whole_too(found: Architecture, recipe: Recipe, device: Device, size: int) -> float:
-    """Bytes that whole weights take beside quantized ones, while these are made of them."""
+def _activations(
+    found: Architecture, recipe: Recipe, device: Device, row_tokens: int, trainable: int, level: str
+) -> float:
+    """Values that the forward pass leaves behind of each token, with the holes between them."""
+    kept, holes = _kept(found, recipe, device, level), _HOLES * found.width
+    if device.kind == "cpu" and level in ("off", "layers") and row_tokens <= _SCORES_UP_TO:
+        kept += found.heads * _keys(row_tokens) if recipe.compute.fast.attention else 0
+    if level == "layers":  # of one after the other all that it keeps, of the others their input
+        return found.layers * (found.hidden_size + holes) + kept + holes
+    made = found.layers * (kept + holes)
+    method = recipe.method
+    if isinstance(method, Freeze) and not method.first_layers and not method.expand_layers:
+        # nothing is kept of the layers before the first that is trained
+        made *= min(1.0, trainable / found.parameters + 0.1)
+    return made
+
+
+def _keys(row_tokens: int) -> float:
+    """Keys that a query's attention weights are kept for, on average."""
+    ends = [min(start + _BLOCK, row_tokens) for start in range(0, row_tokens, _BLOCK)]
+    return sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False)) / row_tokens
+
+
+def _kept(found: Architecture, recipe: Recipe, device: Device, level: str) -> float:
+    """Values that the backward pass finds of a token in one layer, attention weights left out."""
+    method, fast = recipe.method, recipe.compute.fast
+    hidden, inner = found.hidden_size, found.inner_width
+    heads = found.query_width + found.key_width if found.head_norms else 0
+    kept: float = found.norms * hidden + heads  # what goes into the norms
+    kept += 2 * found.query_width + 2 * found.key_width  # into attention and out of it
+    kept += 2 * hidden  # into the projections of attention and feed-forward
+    within = (4 if found.gated else 2) * inner
+    if not isinstance(method, LoRA | OnLayers | IA3):
+        return kept + within + found.norms * hidden + heads  # trained norms keep what they put out
+    half = _bytes_of_a_weight(recipe, device) == 2
+    if half and not fast.norms:
+        kept += 2 * found.norms * hidden  # in float32
+    if isinstance(method, LoRA):
+        kept += len(found.linears) * method.rank
+        variant = method.use_dora or method.dropout
+        if fast.lora and fast.mlp and recipe.model.quantization is None and not variant:
+            return kept + (0 if level == "mlp" else 2 * inner)
+    else:
+        variant = True
+    # PEFT's layers keep a copy of their input in another precision; or changed, and what came out
+    return kept + within + (found.width if variant else found.input_width if half else 0)
+
+
+def _gradients(
+    found: Architecture, recipe: Recipe, at_once: float, activations: float
+) -> tuple[float, float]:
+    """Bytes of gradients beside the activations at the peak, and of copies of the largest matrix.
+
+    The layers' gradients come into memory that the backward pass has freed, unless all are there from the
+    passes before it. The embedding's and the head's are too large for that.
+    """
+    method, training = recipe.method, recipe.training
+    by_layers = OPTIMIZERS[training.optimizer].by_layers
+    matrix = found.vocab_size * found.hidden_size
+    words = 0 if by_layers else sizes.words(found, method)
+    again = training.gradient_accumulation_steps > 1
+    of_words = 4 * words * matrix
+    of_layers = 4 * at_once - of_words
+    gradients = of_words + (of_layers if again else max(0.0, of_layers - activations))
+    # The same matrix as embedding and as head, or in a later pass: another gradient is added to the first.
+    added = 4 * matrix if words and (again or found.tied) else 0
+    if method.saves == "model" and training.optimizer == "adamw":
+        return gradients, added  # one kernel, without copies
+    largest = max(one.inputs * one.outputs for one in found.linears.values())
+    largest = matrix if words else largest if method.saves == "model" else 0
+    return gradients, max(added, 2 * 4 * largest)
+
+
+def _beside_weights(found: Architecture, recipe: Recipe, device: Device, size: int) -> float:
+    """Bytes beside the weights while these are made: their file's; whole weights, of which small ones are made."""
     loftq = isinstance(recipe.method, LoRA) and recipe.method.init == "loftq" and device.kind == "cpu"
     if loftq or (recipe.model.quantization or "").startswith("hqq"):
         return found.parameters * size
-    return 0.0
+    return found.parameters * (found.packed or _FILE_BYTES) if device.kind == "cpu" else 0.0
 
 
 def _trained_layers(found: Architecture, method: Method) -> int:
@@ -384,7 +439,7 @@ def _verdict(peak_gb: float, free_gb: float) -> Verdict:
 def _advice(parts: Mapping[str, float], recipe: Recipe) -> str:
     """What would help most."""
     passing = parts["activations"] + parts.get("logits", 0.0)
-    if passing > parts["weights"] + parts["gradients"] + parts.get("optimizer", 0.0):
+    if passing > parts["weights"] + parts.get("gradients", 0.0) + parts.get("optimizer", 0.0):
         if recipe.training.batch_tokens:
             return "Fewer batch_tokens help most; gradient_accumulation_steps makes up for it."
         if recipe.training.batch_size > 1:

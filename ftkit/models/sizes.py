@@ -31,6 +31,14 @@ def trainable(found: Architecture, method: Method) -> int:
     return _count(method, found)
 
 
+def words(found: Architecture, method: Method) -> int:
+    """How many matrices as large as the vocabulary the method trains: embedding and head, a tied one once."""
+    if isinstance(method, FullFineTuning):
+        return 1 if found.tied else 2
+    names: tuple[str, ...] = getattr(method, "modules_to_save", getattr(method, "extra_modules", ()))
+    return len(_WORDS & set(names))
+
+
 @functools.singledispatch
 def _count(method: Any, found: Architecture) -> int:
     raise NotImplementedError(type(method).__name__)
