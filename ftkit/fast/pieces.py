@@ -123,16 +123,18 @@ def _let_go(model: torch.nn.Module) -> None:
     """
     with torch.no_grad():
         for tensor in model.parameters():
-            if tensor.device.type == "cpu" and not tensor.requires_grad and tensor.is_contiguous():
-                if not _apart(tensor):
-                    tensor.data = tensor.data.clone()
+            still = tensor.device.type == "cpu" and not tensor.requires_grad and tensor.is_contiguous()
+            if still and not _apart(tensor.data):
+                tensor.data = tensor.data.clone()
     allocator.trim()
 
 
-def _apart(tensor: torch.Tensor) -> bool:
-    """Whether a weight has memory of its own already: a copy of a large embedding would stand beside it."""
-    size = tensor.untyped_storage().nbytes()
-    return tensor.nbytes == size and size >= allocator.APART_FROM
+def _apart(weight: torch.Tensor) -> bool:
+    """Whether it has memory of its own already: a copy of a large embedding would stand beside it."""
+    if type(weight) is not torch.Tensor:
+        return False
+    size = weight.untyped_storage().nbytes()
+    return weight.nbytes == size and size >= allocator.APART_FROM
 
 
 # norms

@@ -49,8 +49,8 @@ _FILE_BYTES = 2
 """Of a weight in the model's file, which is mapped into memory while the weights are made: nearly all
 checkpoints are in bfloat16."""
 _SCORES_UP_TO, _BLOCK = 384, 256
-"""Attention weights of longer rows are made again rather than kept; those of so many queries are made together
-and end with the last one's key (`ftkit.fast.attention`)."""
+"""Attention weights of longer rows are made again rather than kept; those of so many queries are made
+together and end with the last one's key (`ftkit.fast.attention`)."""
 _SLICE_BYTES, _SLICE_ROWS = 48 * 2**20, 64
 """Of a slice of logits in float32, and the rows that it has at least (`ftkit.fast.loss`)."""
 LEVELS = ("off", "attention", "mlp", "layers")
@@ -385,7 +385,7 @@ def _gradients(
 
 
 def _beside_weights(found: Architecture, recipe: Recipe, device: Device, size: int) -> float:
-    """Bytes beside the weights while these are made: their file's; whole weights, of which small ones are made."""
+    """Bytes beside the weights while these are made: of their file, or of whole weights beside small ones."""
     loftq = isinstance(recipe.method, LoRA) and recipe.method.init == "loftq" and device.kind == "cpu"
     if loftq or (recipe.model.quantization or "").startswith("hqq"):
         return found.parameters * size

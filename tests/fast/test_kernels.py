@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -253,3 +254,22 @@ def test_not_a_number_goes_through(dtype: torch.dtype) -> None:
     assert scores.logprobs.isnan().tolist() == [False, True, False, False]
     qkv = bad[:, None]
     assert attention.segment_attention(qkv, qkv, qkv, torch.tensor([0, 4]))[0, 0, 1:].isnan().any(-1).all()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_one_slice_of_logits_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:
+    monkeypatch.setattr(loss, "SLICE_BYTES", 0)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 3)
+    made: list[weakref.ref[torch.Tensor]] = []
+    own = loss._score
+
+    def score(*arguments: Any) -> Any:
+        assert not any(one() is not None for one in made)
+        scores, residual = own(*arguments)
+        made.append(weakref.ref(residual))
+        return scores, residual
+
+    monkeypatch.setattr(loss, "_score", score)
+    hidden, head = torch.randn(8, 5, requires_grad=True), torch.randn(11, 5, requires_grad=trained)
+    loss.token_scores(hidden, head, torch.arange(8)).logprobs.sum().backward()
+    assert len(made) == (6 if trained else 3)

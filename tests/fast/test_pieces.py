@@ -229,3 +229,16 @@ def test_every_weight_is_held_once(name: str) -> None:
     groups = [group for group in groups if id(group.layers[0].weight) in own]
     assert groups
     assert {group.extended.untyped_storage().data_ptr() for group in groups} <= held
+
+
+def test_a_large_weight_with_memory_of_its_own_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces.allocator, "APART_FROM", 1024)
+    model = adapted()
+    words = model.get_input_embeddings().weight
+    own = words.data_ptr()
+    whole = torch.cat([words.data.flatten(), torch.zeros(8)])  # as in a file that is mapped into memory
+    choose(model)
+    assert words.data_ptr() == own
+    words.data = whole[: words.numel()].view_as(words)
+    choose(model)
+    assert words.untyped_storage().data_ptr() != whole.data_ptr()

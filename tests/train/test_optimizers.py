@@ -13,6 +13,7 @@ from transformers import TrainerControl, TrainerState
 
 from ftkit.errors import RecipeError, RunError
 from ftkit.fast.logprobs import choose
+from ftkit.models import apply_method, load_model
 from ftkit.recipe import Recipe, extras
 from ftkit.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from ftkit.train import optimizers
@@ -335,3 +336,21 @@ def test_a_package_that_is_missing_is_named(learn: Learn, monkeypatch: pytest.Mo
         learn(training={"optimizer": "lion"}, method={"rank": 2})
     with pytest.raises(RunError, match="pytorch-optimizer"):  # before the data or a model is looked for
         check_machine(Recipe(training={"optimizer": "lion"}))
+
+
+@pytest.mark.parametrize(("method", "alone"), [("full", True), ({"rank": 2}, None)], ids=["full", "lora"])
+def test_adamw_is_one_kernel_where_nobody_asks_whether_weights_moved(
+    tiny_model_folder: Callable[..., Path], method: Any, alone: bool | None
+) -> None:
+    recipe = Recipe(model=str(tiny_model_folder()), method=method, compute={"device": "cpu"})
+    loaded = load_model(recipe.model, recipe.compute)
+    apply_method(loaded, recipe.method)
+    made = optimizers.create(loaded.model, recipe)
+    assert {group["fused"] for group in made.param_groups} == {alone}
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    before = [p._version for p in trained]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    if not alone:  # `ftkit.fast.lora` brings adapters into the weights' precision by it
+        assert all(p._version > version for p, version in zip(trained, before, strict=True))
