@@ -33,7 +33,7 @@ def save(state: dict[str, Any], folder: Path) -> None:
         For a value that is neither a tensor nor plain.
     """
     tensors: dict[str, torch.Tensor] = {}
-    structure = _packed(state, tensors)
+    structure = _packed(state, tensors, set())
     save_file(tensors, folder / FILE, metadata={"structure": json.dumps(structure)})
 
 
@@ -88,22 +88,33 @@ def restore_generators(states: list[torch.Tensor], ranks: Ranks, seed: int) -> N
         torch.set_rng_state(states[ranks.number])
 
 
-def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON; what JSON does not know is an object with one key that names its kind."""
+def _packed(value: Any, tensors: dict[str, torch.Tensor], places: set[int]) -> Any:
+    """`value` as JSON; what JSON does not know is an object with one key that names its kind.
+
+    `places` are those in memory of the tensors that are there already.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        # a copy of its own: several entries of an optimizer may share one tensor, which the format refuses
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        own = value.detach().cpu().contiguous()
+        # A copy only of what is there already: several entries may share one tensor, which the format refuses.
+        # An optimizer's state is larger than the weights.
+        place = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if place in places else own
+        places.add(place)
         return {"tensor": name}
     if isinstance(value, np.generic):
-        return _packed(value.item(), tensors)
+        return _packed(value.item(), tensors, places)
     if isinstance(value, dict):
-        return {"dict": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+        return {
+            "dict": [
+                [_packed(key, tensors, places), _packed(item, tensors, places)] for key, item in value.items()
+            ]
+        }
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_packed(item, tensors) for item in value]}
+        return {kind: [_packed(item, tensors, places) for item in value]}
     raise TypeError(f"{type(value).__name__} cannot be kept in a checkpoint")
 
 

@@ -122,7 +122,7 @@ def machine(monkeypatch):
     return free
 
 
-@pytest.mark.parametrize(("gb", "verdict"), [(16, "fits"), (1.6, "tight"), (1.0, "will not fit")])
+@pytest.mark.parametrize(("gb", "verdict"), [(16, "fits"), (1.4, "tight"), (1.0, "will not fit")])
 def test_verdicts(machine, gb, verdict):
     machine(gb)
     answer = estimate(Recipe())
@@ -238,7 +238,8 @@ def test_what_fits_in_no_way_says_what_would_help_and_by_how_much(machine):
 
 def test_savings_come_in_order_of_their_effect(machine):
     machine(16)
-    said = savings(Recipe(training={"batch_size": 32}), row_tokens=900)
+    recipe = Recipe(training={"batch_size": 32}, compute={"gradient_checkpointing": "off"})
+    said = savings(recipe, row_tokens=900)
     amounts = [float(re.search(r"about ([\d.]+) GB", one)[1]) for one in said]
     assert amounts == sorted(amounts, reverse=True)
     assert {one.split()[0] for one in said} >= {

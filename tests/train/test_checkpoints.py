@@ -132,6 +132,17 @@ def test_tensors_come_back_bit_by_bit_shared_or_not(tmp_path: Path) -> None:
     assert again[0]["step"] == 3
 
 
+def test_a_state_is_written_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(training_state, "save_file", lambda tensors, *_, **__: written.update(tensors))
+    one, other = torch.randn(3, 4), torch.randn(5)
+    training_state.save({"state": [one, other, one]}, tmp_path)
+    places = [tensor.data_ptr() for tensor in written.values()]
+    assert places[:2] == [one.data_ptr(), other.data_ptr()]
+    assert places[2] != places[0]
+    assert torch.equal(written["2"], one)
+
+
 def test_what_is_not_plain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="object cannot be kept"):
         training_state.save({"x": object()}, tmp_path)
