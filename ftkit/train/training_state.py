@@ -98,8 +98,8 @@ def _packed(value: Any, tensors: dict[str, torch.Tensor], places: set[int]) -> A
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         own = value.detach().cpu().contiguous()
-        # A copy only of what is there already (several entries may share one tensor, which the format refuses):
-        # an optimizer's state is larger than the weights.
+        # A copy only of what is there already: an optimizer's state is larger than the weights.
+        # Several entries of it may share one tensor, which the format refuses.
         place = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if place in places else own
         places.add(place)
