@@ -147,6 +147,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     found = []
     with tempfile.TemporaryDirectory() as work:
+        os.environ.setdefault("FTKIT_QUEUE", work)  # who else computes here is all one to the memory
         for name in given.models.split(","):
             model = make_model(Path(work), name)
             grid = itertools.product(
