@@ -85,8 +85,8 @@ class MemoryEstimate:
     peak_gb
         The most that is needed at once; None where it cannot be known.
     parts
-        What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations (and the holes
-        between them), buffers, logits and teacher; loading, where making the weights takes more than training.
+        What the peak is made of: runtime, weights, adapter, gradients, optimizer, activations (with the holes
+        between them), buffers, logits and teacher; loading, where the weights take more than training does.
     free_gb, total_gb
         Memory of the device.
     verdict

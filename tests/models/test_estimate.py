@@ -162,6 +162,78 @@ def test_the_estimate_is_within_15_percent_of_what_was_measured(
     assert answer.peak_gb == pytest.approx(measured, rel=0.15)
 
 
+_SMALL = {
+    "llama": {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 32_000, "tie_word_embeddings": True,
+    },
+    "qwen2": {
+        "model_type": "qwen2", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 10,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 50_000,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 128, "vocab_size": 200_000,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(machine, monkeypatch):
+    """Name one of the models of tests/benchmarks/memory.py: it is what a Recipe finds, in float32."""
+    machine(30, native_bf16=False)
+
+    def name(model):
+        found = read(_SMALL[model])
+        monkeypatch.setattr(sys.modules["ftkit.models.estimate"], "find_architecture", lambda *_, **__: found)
+
+    return name
+
+
+# The same of small models of other shapes in float32: peaks that tests/benchmarks/memory.py measured.
+@pytest.mark.parametrize(
+    ("model", "batch", "row", "method", "level", "measured"),
+    [
+        ("llama", 1, 78, "full", "off", 1.76),
+        ("gemma3", 1, 78, "lora", "off", 1.27),
+        ("gemma3", 1, 78, "full", "off", 3.31),
+    ],
+)
+def test_the_estimate_is_within_15_percent_over_models_batches_and_lengths(
+    small, model, batch, row, method, level, measured
+):
+    small(model)
+    recipe = Recipe(
+        method={"type": "lora", "rank": 8} if method == "lora" else "full",
+        data={"max_length": 4096},
+        training={"batch_size": batch},
+        compute={"gradient_checkpointing": level},
+    )
+    answer = estimate(recipe, row_tokens=row)
+    assert 0.9 <= answer.peak_gb / measured <= 1.15
+
+
+def test_passes_before_the_last_one_leave_gradients_beside_what_is_kept(small):
+    small("qwen2")
+    recipe = Recipe(method="full", training={"batch_size": 8}, compute={"gradient_checkpointing": "off"})
+    one, four = (
+        estimate(recipe.replace({"training.gradient_accumulation_steps": count}), row_tokens=80)
+        for count in (1, 4)
+    )
+    gradients = read(_SMALL["qwen2"]).parameters * 4e-9
+    assert one.parts["gradients"] < four.parts["gradients"] == pytest.approx(gradients)
+
+
+def test_an_optimizer_that_copies_matrices_needs_room_for_the_largest(small):
+    small("gemma3")
+    recipe = Recipe(method="full", compute={"gradient_checkpointing": "off"})
+    one, other = (
+        estimate(recipe.replace({"training.optimizer": name}), row_tokens=80) for name in ("adamw", "rmsprop")
+    )
+    matrix = 200_000 * 512 * 4e-9
+    assert other.parts["buffers"] - one.parts["buffers"] == pytest.approx(matrix)
+
+
 def test_automatic_recomputation_is_the_least_that_fits(machine):
     found = []
     for gb in (16, 3.1, 2.7, 2.1, 1.0):
