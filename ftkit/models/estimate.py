@@ -42,8 +42,8 @@ _RUNTIME_GB = 0.6
 """Python, torch, transformers and the panels; on a GPU, CUDA's own context. Measured: 0.52 once all is
 imported, 0.57 when the first step begins, panels and weights left out."""
 _LATER_GB = 0.1
-"""Of it, what is imported after the weights have been read (Trainer, PEFT). Measured: the peak while weights are
-made from a file of another precision is 0.09 lower than with all of it imported before (two small models)."""
+"""Of it, what is imported after the weights have been read (Trainer, PEFT). Measured: with all of it imported
+before, the peak while weights are made from a file of another precision is 0.09 higher (two small models)."""
 _HOLES = 0.4
 """Values' worth of memory that the passing buffers of a layer leave unused between those that are kept, per
 value that goes into or comes out of a linear layer. Measured as what glibc's heap holds free when the forward
