@@ -195,8 +195,11 @@ def small(machine, monkeypatch):
     ("model", "batch", "row", "method", "level", "measured"),
     [
         ("llama", 1, 78, "full", "off", 1.76),
+        ("qwen2", 1, 78, "lora", "off", 1.41),
+        ("qwen2", 8, 80, "full", "off", 3.62),
         ("gemma3", 1, 78, "lora", "off", 1.27),
         ("gemma3", 1, 78, "full", "off", 3.31),
+        ("gemma3", 8, 80, "full", "off", 3.61),
     ],
 )
 def test_the_estimate_is_within_15_percent_over_models_batches_and_lengths(
