@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from pathlib import Path
 
 APART_FROM = 8 * 2**20
 """Bytes from which a buffer gets memory of its own, returned to the system when it is freed."""
@@ -41,3 +42,18 @@ def trim() -> bool:
         return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
     except (OSError, AttributeError):
         return False
+
+
+def mapped_files() -> list[range] | None:
+    """Addresses at which files are mapped into memory; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        addresses, *_, name = line.split(maxsplit=5)
+        if name.startswith("/"):
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            found.append(range(start, end))
+    return found

@@ -121,20 +121,21 @@ def _let_go(model: torch.nn.Module) -> None:
 
     What the weights held before they were moved goes back to the system.
     """
+    files = allocator.mapped_files()
     with torch.no_grad():
         for tensor in model.parameters():
             still = tensor.device.type == "cpu" and not tensor.requires_grad and tensor.is_contiguous()
-            if still and not _apart(tensor.data):
+            if still and not _apart(tensor.data, files):
                 tensor.data = tensor.data.clone()
     allocator.trim()
 
 
-def _apart(weight: torch.Tensor) -> bool:
+def _apart(weight: torch.Tensor, files: list[range] | None) -> bool:
     """Whether it has memory of its own already: a copy of a large embedding would stand beside it."""
-    if type(weight) is not torch.Tensor:
+    if type(weight) is not torch.Tensor or files is None or weight.nbytes < allocator.APART_FROM:
         return False
-    size = weight.untyped_storage().nbytes()
-    return weight.nbytes == size and size >= allocator.APART_FROM
+    alone = weight.nbytes == weight.untyped_storage().nbytes()
+    return alone and not any(weight.data_ptr() in file for file in files)
 
 
 # norms
