@@ -46,8 +46,8 @@ _LATER_GB = 0.1
 before, the peak while weights are made from a file of another precision is 0.09 higher (two small models)."""
 _HOLES = 0.4
 """Values' worth of memory that the passing buffers of a layer leave unused between those that are kept, per
-value that goes into or comes out of a linear layer. Measured as what glibc's heap holds free when the forward
-pass ends, after three steps: 0.37 to 0.41 of three small models (`tests/benchmarks/memory.py`)."""
+value that goes into or comes out of a linear layer. Measured: what the peaks of three small models (LoRA, 8
+rows of 334 tokens) hold beyond what is counted is 0.37 to 0.41 of it; glibc has about as much free then."""
 _FILE_BYTES = 2
 """Of a weight in the model's file, which is mapped into memory while the weights are made: nearly all
 checkpoints are in bfloat16."""

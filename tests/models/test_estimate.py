@@ -194,12 +194,17 @@ def small(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "batch", "row", "method", "level", "measured"),
     [
+        ("llama", 1, 78, "lora", "off", 0.91),
+        ("llama", 8, 334, "lora", "layers", 1.59),
         ("llama", 1, 78, "full", "off", 1.76),
+        ("llama", 8, 80, "full", "off", 2.04),
         ("qwen2", 1, 78, "lora", "off", 1.41),
         ("qwen2", 8, 80, "full", "off", 3.62),
         ("gemma3", 1, 78, "lora", "off", 1.27),
         ("gemma3", 1, 78, "full", "off", 3.31),
         ("gemma3", 8, 80, "full", "off", 3.61),
+        ("gemma3", 8, 80, "full", "layers", 3.34),
+        ("gemma3", 8, 334, "full", "off", 5.18),
     ],
 )
 def test_the_estimate_is_within_15_percent_over_models_batches_and_lengths(
