@@ -30,6 +30,8 @@ KEPT_UP_TO = 384
 """Attention weights of rows up to so many tokens are kept for the backward rather than made again."""
 LIKENESS = 0.85
 """Rows at least so long, as a share of the longest, are computed together."""
+SHORT_WEIGHTS = 0
+"""Up to so many attention weights, padding's with them, torch's own attention is faster."""
 GROUP_WEIGHTS = 16 * 2**20
 """At most so many attention weights are made together."""
 
@@ -160,6 +162,8 @@ def segment_attention(
     if not dropout and not softcap and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
         return _by_varlen(query, key, value, cu_seqlens, scaling, window)
     starts = cu_seqlens.tolist()
+    if not dropout and not softcap and _short(starts, query.shape[1]):
+        return _by_padding(query, key, value, tuple(starts), scaling, window)
     if dropout or (query.device.type != "cpu" and not softcap):
         parts = []
         for start, end in itertools.pairwise(starts):
@@ -238,6 +242,40 @@ def _by_sdpa(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=not narrow, scale=scaling, enable_gqa=grouped
     )
+
+
+def _short(starts: list[int], heads: int) -> bool:
+    """Whether rows are so short that torch's own attention over all of them, padded, is faster."""
+    longest = max((end - start for start, end in itertools.pairwise(starts)), default=0)
+    return 0 < heads * (len(starts) - 1) * longest**2 <= SHORT_WEIGHTS
+
+
+def _by_padding(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: tuple[int, ...],
+    scaling: float,
+    window: int | None,
+) -> torch.Tensor:
+    if len(starts) == 2:
+        return _by_sdpa(query, key, value, scaling, 0.0, window)
+    rows, longest, place = _padded(starts, query.device)
+    laid = []
+    for x in (query[0], key[0], value[0]):
+        room = x.new_zeros(len(x), rows * longest, x.shape[-1]).index_copy(1, place, x)
+        laid.append(room.view(len(x), rows, longest, -1).transpose(0, 1))
+    out = _by_sdpa(*laid, scaling, 0.0, window)
+    return out.transpose(0, 1).flatten(1, 2)[:, place][None]
+
+
+@functools.lru_cache(maxsize=8)
+def _padded(starts: tuple[int, ...], device: torch.device) -> tuple[int, int, torch.Tensor]:
+    """How many rows, the longest, and where each token stands when all are padded to that."""
+    lengths = [end - start for start, end in itertools.pairwise(starts)]
+    longest = max(lengths)
+    place = [row * longest + n for row, length in enumerate(lengths) for n in range(length)]
+    return len(lengths), longest, torch.tensor(place, device=device)
 
 
 @dataclass(frozen=True)

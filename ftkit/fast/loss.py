@@ -8,6 +8,7 @@ the factor that the objective sends back for each token. Accuracy and entropy fa
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -169,16 +170,18 @@ class _TokenScores(torch.autograd.Function):
         beside: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        parts = []
+        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        parts, kept = [], []
         for part in _slices(len(targets), head):
-            scores, residual = _score(
-                hidden[part], head, targets[part], bias, logits, extra, slope is not None
-            )
+            keeps = trains_head and part.stop <= head.shape[1]  # no more than the head's gradient will take
+            with_slope = slope is not None or keeps
+            scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
-        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
-        ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
+            if keeps:
+                kept.append(residual)
+        ctx.save_for_backward(slope, *((hidden, head, targets, bias, *kept) if trains_head else ()))
         ctx.logits, ctx.extra = logits, extra
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         value = made.pop("smoothed" if extra.smoothing else "logprobs")
@@ -189,19 +192,21 @@ class _TokenScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad = grads[0]
-        slope, *kept = ctx.saved_tensors
+        slope, *saved = ctx.saved_tensors
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
-        if not kept:
+        if not saved:
             return to_hidden, None, None, None, None, None, None
-        hidden, head, targets, bias = kept
-        to_head = torch.zeros_like(head, dtype=grad.dtype)
+        hidden, head, targets, bias, *kept = saved
+        weighted = (hidden * grad[:, None]).to(head.dtype)
+        to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
-        for part in _slices(len(targets), head):
-            _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
-            residual *= grad[part, None].to(residual.dtype)
-            to_head += residual.T @ hidden[part].to(head.dtype)
+        for part, residual in itertools.zip_longest(_slices(len(targets), head), kept):
+            if residual is None:
+                _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
+            to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:
-                to_bias += residual.sum(0).to(to_bias.dtype)
+                to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
+        assert to_head is not None
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 
@@ -253,7 +258,15 @@ def _score(
     return scores, made.to(head.dtype)
 
 
+def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """total + a @ b, summed in float32 at least; where that is their type, with no second total beside."""
+    if total is None:
+        return a @ b
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return total.addmm_(a, b) if a.dtype == wide else total.to(wide).add_(a @ b)
+
+
 def _slices(count: int, head: torch.Tensor) -> list[slice]:
     """Rows that are computed together; one slice of none where there are none."""
     rows = max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
-    return [slice(start, start + rows) for start in range(0, max(count, 1), rows)]
+    return [slice(start, min(start + rows, count)) for start in range(0, max(count, 1), rows)]

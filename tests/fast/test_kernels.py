@@ -214,8 +214,9 @@ def test_rotary_equals_the_models_own() -> None:
     k = torch.randn(1, 9, 1, 8).transpose(1, 2).requires_grad_()
     angles = torch.randn(1, 9, 8)  # halves may differ
     want = own(q, k, angles.cos(), angles.sin())
-    for x, y in zip((q, k), want, strict=True):
-        same(rotary(x, angles.cos(), angles.sin()), y, [x])
+    got = rotary(q, k, angles.cos(), angles.sin())
+    for x, one, other in zip((q, k), got, want, strict=True):
+        same(one, other, [x])
 
 
 @needs_kernels
