@@ -265,7 +265,8 @@ def _by_padding(
     for x in (query[0], key[0], value[0]):
         room = x.new_zeros(len(x), rows * longest, x.shape[-1]).index_copy(1, place, x)
         laid.append(room.view(len(x), rows, longest, -1).transpose(0, 1))
-    out = _by_sdpa(*laid, scaling, 0.0, window)
+    q, k, v = laid
+    out = _by_sdpa(q, k, v, scaling, 0.0, window)
     return out.transpose(0, 1).flatten(1, 2)[:, place][None]
 
 

@@ -292,7 +292,8 @@ static void one_linear(const T* x, const T* w, int64_t w_stride, const T* bias, 
 template <class T>
 static void one_query(const T* q, const T* k, int64_t k_head, const T* v, int64_t v_head, float scale, T* y,
                       int64_t heads, int64_t each, int64_t keys, int64_t size, int64_t threads) {
-    ROWS(heads * keys * size) for (int64_t i = 0; i < heads; ++i) {
+    // A quarter: 9 heads of 64 over 256 keys take 25 us on one thread, and 12 us to wake another.
+    ROWS(heads * keys * size / 4) for (int64_t i = 0; i < heads; ++i) {
         const T* query = q + i * size;
         const T* key = k + i / each * k_head;
         const T* value = v + i / each * v_head;
@@ -305,13 +306,10 @@ static void one_query(const T* q, const T* k, int64_t k_head, const T* v, int64_
             weight[n] = fast_exp(weight[n] - top);
             total += weight[n];
         }
-        std::fill(weight.begin() + keys, weight.end(), 0.f);
-        for (int64_t n = 0; n < keys; n += 4) {
-            Four<T> rows(value, size, n, keys);
-            const float* w = &weight[n];
-            VECTOR for (int64_t j = 0; j < size; ++j)
-                out[j] += w[0] * load(rows.a + j) + w[1] * load(rows.b + j) + w[2] * load(rows.c + j) +
-                          w[3] * load(rows.d + j);
+        for (int64_t n = 0; n < keys; ++n) {
+            const T* row = value + n * size;
+            float w = weight[n];
+            VECTOR for (int64_t j = 0; j < size; ++j) out[j] += w * load(row + j);
         }
         for (int64_t j = 0; j < size; ++j) store(y + i * size + j, out[j] / total);
     }

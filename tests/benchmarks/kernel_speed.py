@@ -3,8 +3,8 @@
     python -m tests.benchmarks.kernel_speed [--seconds 2] [--only norms,attention]
 
 The two take turns of a millisecond in one process; compared are the shortest turns, which other work on the
-machine has not touched, and beside them the medians, which it has. A piece must be no slower than its
-reference at any size: the last lines name the slowest.
+machine touches least, and beside them the medians, and the time that the processor's cores spent. A piece
+must be no slower than its reference at any size: the last lines name the slowest.
 """
 
 from __future__ import annotations
@@ -205,30 +205,33 @@ TOKENS = (8, 64, 256, 1880)
 
 @dataclass(frozen=True)
 class Ratio:
-    """The fast way's time over the plain one's: of shortest turns, in all and in each part; of medians."""
+    """The fast way's time over the plain one's."""
 
     shortest: float
     parts: list[float]
+    """Of the shortest turns of every part."""
     medians: float
+    processor: float
+    """Of the least time that the cores spent, in all."""
     plain: float
-    """Microseconds of the plain way."""
+    """Microseconds of the plain way's shortest turn."""
 
     def __str__(self) -> str:
         return (
             f"{self.shortest:.2f} ({min(self.parts):.2f}-{max(self.parts):.2f}), "
-            f"of medians {self.medians:.2f}, of {self.plain:.0f} us"
+            f"medians {self.medians:.2f}, processor {self.processor:.2f}, of {self.plain:.0f} us"
         )
 
 
-def seconds(call: Call, case: Case, grads: Sequence[torch.Tensor], times: int) -> float:
-    """Of one call and its backward, over so many in a row."""
-    begun = time.perf_counter()
+def seconds(call: Call, case: Case, grads: Sequence[torch.Tensor], times: int) -> tuple[float, float]:
+    """Of one call and its backward, over so many in a row; and of all cores."""
+    begun = time.perf_counter(), time.process_time()
     with torch.set_grad_enabled(bool(case.over)):
         for _ in range(times):
             out = call()
             if case.over:
                 torch.autograd.grad(out, case.over, grads)
-    return (time.perf_counter() - begun) / times
+    return (time.perf_counter() - begun[0]) / times, (time.process_time() - begun[1]) / times
 
 
 def measure(case: Case, budget: float) -> Ratio:
@@ -237,17 +240,18 @@ def measure(case: Case, budget: float) -> Ratio:
     calls = (case.fast, case.plain)
     for call in calls:
         seconds(call, case, grads, 2)  # memory and threads are there
-    times = max(1, round(TURN / min(seconds(call, case, grads, 1) for call in calls)))
-    taken: tuple[list[float], list[float]] = ([], [])
+    times = max(1, round(TURN / min(seconds(call, case, grads, 1)[0] for call in calls)))
+    taken: tuple[list[tuple[float, float]], ...] = ([], [])
     end = time.perf_counter() + budget
     while len(taken[0]) < LEAST_TURNS or time.perf_counter() < end:
         for which in (0, 1) if len(taken[0]) % 2 else (1, 0):
             taken[which].append(seconds(calls[which], case, grads, times))
-    fast, plain = taken
+    (fast, fast_cores), (plain, plain_cores) = (list(zip(*turns, strict=True)) for turns in taken)
     return Ratio(
         min(fast) / min(plain),
         [min(fast[part::PARTS]) / min(plain[part::PARTS]) for part in range(PARTS)],
         statistics.median(fast) / statistics.median(plain),
+        min(fast_cores) / min(plain_cores),
         min(plain) * 1e6,
     )
 
