@@ -30,8 +30,9 @@ KEPT_UP_TO = 384
 """Attention weights of rows up to so many tokens are kept for the backward rather than made again."""
 LIKENESS = 0.85
 """Rows at least so long, as a share of the longest, are computed together."""
-SHORT_WEIGHTS = 0
-"""Up to so many attention weights, padding's with them, torch's own attention is faster."""
+SHORT_WEIGHTS = 16 * 2**10
+"""Where the longest row has up to so many attention weights, rows go through torch's attention padded: what
+each row costs beside its products is more than what padding adds. Measured ?"""
 GROUP_WEIGHTS = 16 * 2**20
 """At most so many attention weights are made together."""
 
@@ -162,14 +163,18 @@ def segment_attention(
     if not dropout and not softcap and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
         return _by_varlen(query, key, value, cu_seqlens, scaling, window)
     starts = cu_seqlens.tolist()
-    if not dropout and not softcap and _short(starts, query.shape[1]):
-        return _by_padding(query, key, value, tuple(starts), scaling, window)
-    if dropout or (query.device.type != "cpu" and not softcap):
-        parts = []
-        for start, end in itertools.pairwise(starts):
-            q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-            parts.append(_by_sdpa(q, k, v, scaling, dropout, window))
-        return torch.cat(parts, dim=2)
+    lengths = tuple(end - start for start, end in itertools.pairwise(starts) if end > start)
+    longest = max(lengths, default=0)
+    if not dropout and not softcap and 0 < query.shape[1] * longest**2 <= SHORT_WEIGHTS:
+        return _by_padding(query, key, value, lengths, scaling, window)
+    on_cpu = query.device.type == "cpu"
+    # in float32 torch's own is faster than products, as long as no window narrows it
+    wide = query.dtype == torch.float32 and (window is None or window >= longest)
+    if dropout or (not softcap and (wide or not on_cpu)):
+        value = value.contiguous()  # or the whole stacked projection that it is part of would be kept
+        rows = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+        parts = [_by_sdpa(q, k, v, scaling, dropout, window).transpose(1, 2) for q, k, v in rows]
+        return torch.cat(parts, dim=1).transpose(1, 2)  # token by token in memory
     return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0, keep)
 
 
@@ -244,23 +249,19 @@ def _by_sdpa(
     )
 
 
-def _short(starts: list[int], heads: int) -> bool:
-    """Whether rows are so short that torch's own attention over all of them, padded, is faster."""
-    longest = max((end - start for start, end in itertools.pairwise(starts)), default=0)
-    return 0 < heads * (len(starts) - 1) * longest**2 <= SHORT_WEIGHTS
-
-
 def _by_padding(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    starts: tuple[int, ...],
+    lengths: tuple[int, ...],
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    if len(starts) == 2:
+    """All rows at once, each as if it had the longest's length: a causal mask hides what is added."""
+    if len(lengths) == 1:
         return _by_sdpa(query, key, value, scaling, 0.0, window)
-    rows, longest, place = _padded(starts, query.device)
+    rows, longest = len(lengths), max(lengths)
+    place = _places(lengths, query.device)
     laid = []
     for x in (query[0], key[0], value[0]):
         room = x.new_zeros(len(x), rows * longest, x.shape[-1]).index_copy(1, place, x)
@@ -271,12 +272,11 @@ def _by_padding(
 
 
 @functools.lru_cache(maxsize=8)
-def _padded(starts: tuple[int, ...], device: torch.device) -> tuple[int, int, torch.Tensor]:
-    """How many rows, the longest, and where each token stands when all are padded to that."""
-    lengths = [end - start for start, end in itertools.pairwise(starts)]
+def _places(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where each token stands when all rows are padded to the longest; every layer asks."""
     longest = max(lengths)
-    place = [row * longest + n for row, length in enumerate(lengths) for n in range(length)]
-    return len(lengths), longest, torch.tensor(place, device=device)
+    found = [row * longest + n for row, length in enumerate(lengths) for n in range(length)]
+    return torch.tensor(found, device=device)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ the factor that the objective sends back for each token. Accuracy and entropy fa
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -171,17 +170,18 @@ class _TokenScores(torch.autograd.Function):
     ) -> torch.Tensor:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
-        parts, kept = [], []
-        for part in _slices(len(targets), head):
-            keeps = trains_head and part.stop <= head.shape[1]  # no more than the head's gradient will take
-            with_slope = slope is not None or keeps
+        slices = _slices(len(targets), head)
+        keeps = trains_head and len(slices) == 1  # the backward would make that one again, and need its room
+        with_slope = slope is not None or keeps
+        parts, only = [], None
+        for part in slices:
             scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
-            if keeps:
-                kept.append(residual)
-        ctx.save_for_backward(slope, *((hidden, head, targets, bias, *kept) if trains_head else ()))
+            only = residual if keeps else None
+            del residual  # or two slices would live while the next one is made
+        ctx.save_for_backward(slope, *((hidden, head, targets, bias, only) if trains_head else ()))
         ctx.logits, ctx.extra = logits, extra
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         value = made.pop("smoothed" if extra.smoothing else "logprobs")
@@ -192,20 +192,22 @@ class _TokenScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad = grads[0]
-        slope, *saved = ctx.saved_tensors
+        slope, *kept = ctx.saved_tensors
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
-        if not saved:
+        if not kept:
             return to_hidden, None, None, None, None, None, None
-        hidden, head, targets, bias, *kept = saved
+        hidden, head, targets, bias, only = kept
         weighted = (hidden * grad[:, None]).to(head.dtype)
         to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
-        for part, residual in itertools.zip_longest(_slices(len(targets), head), kept):
+        for part in _slices(len(targets), head):
+            residual = only
             if residual is None:
                 _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
             to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:
                 to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
+            del residual
         assert to_head is not None
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
@@ -269,4 +271,4 @@ def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -
 def _slices(count: int, head: torch.Tensor) -> list[slice]:
     """Rows that are computed together; one slice of none where there are none."""
     rows = max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
-    return [slice(start, min(start + rows, count)) for start in range(0, max(count, 1), rows)]
+    return [slice(start, start + rows) for start in range(0, max(count, 1), rows)]
