@@ -32,7 +32,8 @@ LIKENESS = 0.85
 """Rows at least so long, as a share of the longest, are computed together."""
 SHORT_WEIGHTS = 16 * 2**10
 """Where the longest row has up to so many attention weights, rows go through torch's attention padded: what
-each row costs beside its products is more than what padding adds. Measured ?"""
+each row costs beside its products is more than what padding adds (9 heads: rows of up to 42 tokens). Measured
+with `tests.benchmarks.kernel_speed` on two cores without bfloat16, where 8 rows of 32 take turns."""
 GROUP_WEIGHTS = 16 * 2**20
 """At most so many attention weights are made together."""
 
@@ -162,20 +163,27 @@ def segment_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not dropout and not softcap and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
         return _by_varlen(query, key, value, cu_seqlens, scaling, window)
-    starts = cu_seqlens.tolist()
-    lengths = tuple(end - start for start, end in itertools.pairwise(starts) if end > start)
-    longest = max(lengths, default=0)
-    if not dropout and not softcap and 0 < query.shape[1] * longest**2 <= SHORT_WEIGHTS:
+    lengths = _lengths(cu_seqlens)
+    longest = max(lengths)
+    short = query.shape[1] * longest**2 <= SHORT_WEIGHTS
+    if short and len(lengths) > 1 and not dropout and not softcap:
         return _by_padding(query, key, value, lengths, scaling, window)
-    on_cpu = query.device.type == "cpu"
-    # in float32 torch's own is faster than products, as long as no window narrows it
-    wide = query.dtype == torch.float32 and (window is None or window >= longest)
-    if dropout or (not softcap and (wide or not on_cpu)):
-        value = value.contiguous()  # or the whole stacked projection that it is part of would be kept
-        rows = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-        parts = [_by_sdpa(q, k, v, scaling, dropout, window).transpose(1, 2) for q, k, v in rows]
-        return torch.cat(parts, dim=1).transpose(1, 2)  # token by token in memory
+    narrow = window is not None and window < longest
+    # in float32 torch's own attention is faster than products of blocks, where no window narrows it
+    whole = short or query.device.type != "cpu" or (query.dtype == torch.float32 and not narrow)
+    if dropout or (whole and not softcap):
+        return _by_rows(query, key, value, lengths, scaling, dropout, window)
+    starts = [0, *itertools.accumulate(lengths)]
     return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0, keep)
+
+
+def _lengths(cu_seqlens: torch.Tensor) -> tuple[int, ...]:
+    """Of the rows: found once a batch, not once a layer. Asking a GPU makes it wait."""
+    known: tuple[int, ...] | None = getattr(cu_seqlens, "ftkit_lengths", None)
+    if known is None:
+        known = tuple(cu_seqlens.diff().tolist())
+        cu_seqlens.ftkit_lengths = known  # type: ignore[attr-defined]
+    return known
 
 
 @functools.cache
@@ -225,9 +233,7 @@ def _by_varlen(
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    longest = getattr(cu_seqlens, "ftkit_longest", None)
-    if longest is None:  # asking the GPU makes it wait: once a batch, not once a layer
-        longest = cu_seqlens.ftkit_longest = int(cu_seqlens.diff().max())  # type: ignore[attr-defined]
+    longest = max(_lengths(cu_seqlens))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     left = window - 1 if window else -1  # tokens before its own that a query sees
     out = _varlen()(
@@ -249,6 +255,23 @@ def _by_sdpa(
     )
 
 
+def _by_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    scaling: float,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
+    value = value.contiguous()  # or the whole stacked projection that it is part of would be kept
+    if len(lengths) == 1:
+        return _by_sdpa(query, key, value, scaling, dropout, window)
+    rows = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    parts = [_by_sdpa(q, k, v, scaling, dropout, window).transpose(1, 2) for q, k, v in rows if q.shape[2]]
+    return torch.cat(parts, dim=1).transpose(1, 2)  # token by token in memory
+
+
 def _by_padding(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -258,8 +281,6 @@ def _by_padding(
     window: int | None,
 ) -> torch.Tensor:
     """All rows at once, each as if it had the longest's length: a causal mask hides what is added."""
-    if len(lengths) == 1:
-        return _by_sdpa(query, key, value, scaling, 0.0, window)
     rows, longest = len(lengths), max(lengths)
     place = _places(lengths, query.device)
     laid = []
