@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def available(*tensors: torch.Tensor) -> bool:
     first = tensors[0].dtype
     return (
         first in _SUFFIX
-        and all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
+        and all(tensor.is_cpu and tensor.dtype == first for tensor in tensors)
         and why_not() is None
     )
 
@@ -53,15 +54,20 @@ def call(name: str, *arguments: torch.Tensor | float | int) -> None:
     Tensors go as pointers, floats as float, ints as int64; the number of threads is added.
     """
     of_type = next(_SUFFIX[a.dtype] for a in arguments if isinstance(a, torch.Tensor))
-    converted = [
-        ctypes.c_void_p(a.data_ptr())
-        if isinstance(a, torch.Tensor)
-        else ctypes.c_float(a)
-        if isinstance(a, float)
-        else ctypes.c_int64(a)
-        for a in (*arguments, torch.get_num_threads())
-    ]
-    getattr(_library(), f"{name}_{of_type}")(*converted)
+    function = _function(f"{name}_{of_type}", tuple(isinstance(a, float) for a in arguments))
+    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    function(*plain, torch.get_num_threads())
+
+
+@functools.cache
+def _function(name: str, floats: tuple[bool, ...]) -> Any:
+    """A kernel that knows its arguments' types: a call converts them without objects of their own."""
+    library = _library()
+    assert isinstance(library, ctypes.CDLL)
+    function = library[name]  # unlike getattr's, an object for these types alone
+    function.argtypes = [ctypes.c_float if one else ctypes.c_int64 for one in (*floats, False)]
+    function.restype = None
+    return function
 
 
 @functools.cache

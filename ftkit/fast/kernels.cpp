@@ -1,8 +1,10 @@
 // Element-wise parts of a decoder layer, each one pass over memory. Compiled on the user's machine by
 // ftkit/fast/compiled.py, called through ctypes on raw pointers; the plain versions are in torch.
 //
-// T is bf16 (kept as its 16 bits) or float; sums are float. Rows are spread over `threads` threads.
+// T is bf16 (kept as its 16 bits) or float; sums are float. Rows are spread over `threads` threads where they
+// have at least GRAIN numbers in all: waking a thread takes as long as it would take one to do less.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -51,14 +53,16 @@ static inline float fast_exp(float x) {
 static inline float sigmoid(float x) { return 1.f / (1.f + fast_exp(-x)); }
 static inline float fast_tanh(float x) { return 1.f - 2.f / (1.f + fast_exp(2.f * x)); }
 
-#define ROWS _Pragma("omp parallel for num_threads(threads) schedule(static)")
+static const int64_t GRAIN = 32768;  // as torch's own
+#define PRAGMA(text) _Pragma(#text)
+#define ROWS(numbers) PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((numbers) >= GRAIN))
 #define VECTOR _Pragma("omp simd")
 
 // ---- RMS norm: y = x / rms(x) * (offset + w), as transformers rounds it -------------------------------
 template <class T>
 static void rms_norm(const T* x, const T* w, float offset, float eps, T* y, int64_t y_stride, float* inverse,
                      int64_t rows, int64_t n, int64_t threads) {
-    ROWS for (int64_t i = 0; i < rows; ++i) {
+    ROWS(rows * n) for (int64_t i = 0; i < rows; ++i) {
         const T* in = x + i * n;
         T* out = y + i * y_stride;
         float s = 0;
@@ -80,7 +84,7 @@ static void rms_norm(const T* x, const T* w, float offset, float eps, T* y, int6
 template <class T>
 static void rms_norm_back(const T* dy, const T* x, const T* w, float offset, const float* inverse, T* dx,
                           int64_t rows, int64_t n, int64_t threads) {
-    ROWS for (int64_t i = 0; i < rows; ++i) {
+    ROWS(rows * n) for (int64_t i = 0; i < rows; ++i) {
         const T *g = dy + i * n, *in = x + i * n;
         T* out = dx + i * n;
         float r = inverse[i], s = 0;
@@ -98,7 +102,7 @@ template <class T>
 static void rotary(const T* x, int64_t x_token, int64_t x_head, const T* cos, const T* sin, float sign, T* y,
                    int64_t y_token, int64_t y_head, int64_t tokens, int64_t heads, int64_t size, int64_t threads) {
     int64_t half = size / 2;
-    ROWS for (int64_t t = 0; t < tokens; ++t) {
+    ROWS(tokens * heads * size) for (int64_t t = 0; t < tokens; ++t) {
         const T *c = cos + t * size, *s = sin + t * size;
         for (int64_t h = 0; h < heads; ++h) {
             const T* in = x + t * x_token + h * x_head;
@@ -132,7 +136,7 @@ static inline float derivative(int kind, float x) {
 
 template <class T, int K>
 static void gate(const T* both, T* y, int64_t y_stride, int64_t rows, int64_t n, int64_t threads) {
-    ROWS for (int64_t i = 0; i < rows; ++i) {
+    ROWS(rows * n) for (int64_t i = 0; i < rows; ++i) {
         const T *g = both + i * 2 * n, *u = g + n;
         T* out = y + i * y_stride;
         VECTOR for (int64_t j = 0; j < n; ++j)
@@ -143,7 +147,7 @@ static void gate(const T* both, T* y, int64_t y_stride, int64_t rows, int64_t n,
 // dy is replaced by y, made again
 template <class T, int K>
 static void gate_back(T* dy, const T* both, T* dboth, int64_t rows, int64_t n, int64_t threads) {
-    ROWS for (int64_t i = 0; i < rows; ++i) {
+    ROWS(rows * n) for (int64_t i = 0; i < rows; ++i) {
         const T *g = both + i * 2 * n, *u = g + n;
         T *d = dy + i * n, *dg = dboth + i * 2 * n, *du = dg + n;
         VECTOR for (int64_t j = 0; j < n; ++j) {
@@ -161,7 +165,7 @@ static void gate_back(T* dy, const T* both, T* dboth, int64_t rows, int64_t n, i
 template <class T>
 static void attend(T* scores, float scale, int64_t heads, int64_t queries, int64_t keys, int64_t first,
                    int64_t window, int64_t threads) {
-    ROWS for (int64_t row = 0; row < heads * queries; ++row) {
+    ROWS(heads * queries * keys) for (int64_t row = 0; row < heads * queries; ++row) {
         T* s = scores + row * keys;
         int64_t place = first + row % queries;
         int64_t end = place + 1 < keys ? place + 1 : keys;
@@ -185,7 +189,7 @@ static void attend(T* scores, float scale, int64_t heads, int64_t queries, int64
 // d: gradient of the weights, replaced by that of the (scaled, uncapped) products
 template <class T>
 static void attend_back(T* d, const T* weights, float scale, int64_t rows, int64_t keys, int64_t threads) {
-    ROWS for (int64_t row = 0; row < rows; ++row) {
+    ROWS(rows * keys) for (int64_t row = 0; row < rows; ++row) {
         T* g = d + row * keys;
         const T* w = weights + row * keys;
         float s = 0;
@@ -202,7 +206,7 @@ static void attend_back(T* d, const T* weights, float scale, int64_t rows, int64
 template <class T>
 static void logprobs(T* logits, const int64_t* targets, float scale, float cap, float* out, float* entropy,
                      int64_t* best, int64_t slope, int64_t rows, int64_t n, int64_t threads) {
-    ROWS for (int64_t i = 0; i < rows; ++i) {
+    ROWS(rows * n) for (int64_t i = 0; i < rows; ++i) {
         T* z = logits + i * n;
         std::vector<float> v(n);
         float* p = v.data();
@@ -245,6 +249,24 @@ static void logprobs(T* logits, const int64_t* targets, float scale, float cap, 
 }
 
 // ---- One token at a time: y = W x + bias + s B (A x), and one query over all keys ------------------------
+// Four rows at once: one sum alone would wait for its own last addition.
+template <class T> struct Four {
+    const T *a, *b, *c, *d;
+    Four(const T* x, int64_t stride, int64_t at, int64_t count)  // the last row again where there are no more
+        : a(x + at * stride), b(x + std::min(at + 1, count - 1) * stride),
+          c(x + std::min(at + 2, count - 1) * stride), d(x + std::min(at + 3, count - 1) * stride) {}
+    void times(const float* x, int64_t n, float* sums) const {
+        float s = 0, t = 0, u = 0, v = 0;
+        _Pragma("omp simd reduction(+ : s, t, u, v)") for (int64_t j = 0; j < n; ++j) {
+            s += load(a + j) * x[j];
+            t += load(b + j) * x[j];
+            u += load(c + j) * x[j];
+            v += load(d + j) * x[j];
+        }
+        sums[0] = s; sums[1] = t; sums[2] = u; sums[3] = v;
+    }
+};
+
 template <class T>
 static void one_linear(const T* x, const T* w, int64_t w_stride, const T* bias, const float* a, const float* b,
                        float scale, int64_t rank, T* y, int64_t inputs, int64_t outputs, int64_t threads) {
@@ -256,33 +278,30 @@ static void one_linear(const T* x, const T* w, int64_t w_stride, const T* bias, 
         _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < inputs; ++j) s += a[r * inputs + j] * in[j];
         h[r] = s * scale;
     }
-    ROWS for (int64_t i = 0; i < outputs; ++i) {
-        const T* row = w + i * w_stride;
-        float s = 0;
-        _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < inputs; ++j) s += load(row + j) * in[j];
-        if (bias) s += load(bias + i);
-        for (int64_t r = 0; r < rank; ++r) s += b[i * rank + r] * h[r];
-        store(y + i, s);
+    ROWS(outputs * inputs) for (int64_t block = 0; block < outputs; block += 4) {
+        float sums[4];
+        Four<T>(w, w_stride, block, outputs).times(in, inputs, sums);
+        for (int64_t i = block; i < std::min(block + 4, outputs); ++i) {
+            float s = sums[i - block] + (bias ? load(bias + i) : 0.f);
+            for (int64_t r = 0; r < rank; ++r) s += b[i * rank + r] * h[r];
+            store(y + i, s);
+        }
     }
 }
 
 template <class T>
 static void one_query(const T* q, const T* k, int64_t k_head, const T* v, int64_t v_head, float scale, T* y,
                       int64_t heads, int64_t each, int64_t keys, int64_t size, int64_t threads) {
-    ROWS for (int64_t i = 0; i < heads; ++i) {
+    // A quarter: 9 heads of 64 over 256 keys take 25 us on one thread, and 12 us to wake another.
+    ROWS(heads * keys * size / 4) for (int64_t i = 0; i < heads; ++i) {
         const T* query = q + i * size;
         const T* key = k + i / each * k_head;
         const T* value = v + i / each * v_head;
-        std::vector<float> weight(keys), out(size, 0.f), in(size);
+        std::vector<float> weight(keys + 3), out(size, 0.f), in(size);
         for (int64_t j = 0; j < size; ++j) in[j] = load(query + j) * scale;
         float top = -std::numeric_limits<float>::infinity(), total = 0;
-        for (int64_t n = 0; n < keys; ++n) {
-            const T* row = key + n * size;
-            float s = 0;
-            _Pragma("omp simd reduction(+ : s)") for (int64_t j = 0; j < size; ++j) s += load(row + j) * in[j];
-            weight[n] = s;
-            top = s > top ? s : top;
-        }
+        for (int64_t n = 0; n < keys; n += 4) Four<T>(key, size, n, keys).times(in.data(), size, &weight[n]);
+        for (int64_t n = 0; n < keys; ++n) top = weight[n] > top ? weight[n] : top;
         for (int64_t n = 0; n < keys; ++n) {
             weight[n] = fast_exp(weight[n] - top);
             total += weight[n];

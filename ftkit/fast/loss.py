@@ -169,17 +169,19 @@ class _TokenScores(torch.autograd.Function):
         beside: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        parts = []
-        for part in _slices(len(targets), head):
-            scores, residual = _score(
-                hidden[part], head, targets[part], bias, logits, extra, slope is not None
-            )
+        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        slices = _slices(len(targets), head)
+        keeps = trains_head and len(slices) == 1  # the backward would make that one again, and need its room
+        with_slope = slope is not None or keeps
+        parts, only = [], None
+        for part in slices:
+            scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
+            only = residual if keeps else None
             del residual  # or two slices would live while the next one is made
-        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
-        ctx.save_for_backward(slope, *((hidden, head, targets, bias) if trains_head else ()))
+        ctx.save_for_backward(slope, *((hidden, head, targets, bias, only) if trains_head else ()))
         ctx.logits, ctx.extra = logits, extra
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         value = made.pop("smoothed" if extra.smoothing else "logprobs")
@@ -194,16 +196,19 @@ class _TokenScores(torch.autograd.Function):
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
         if not kept:
             return to_hidden, None, None, None, None, None, None
-        hidden, head, targets, bias = kept
-        to_head = torch.zeros_like(head, dtype=grad.dtype)
+        hidden, head, targets, bias, only = kept
+        weighted = (hidden * grad[:, None]).to(head.dtype)
+        to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
         for part in _slices(len(targets), head):
-            _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
-            residual *= grad[part, None].to(residual.dtype)
-            _add_product(to_head, residual.T, hidden[part].to(head.dtype))
+            residual = only
+            if residual is None:
+                _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
+            to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:
-                to_bias += residual.sum(0).to(to_bias.dtype)
+                to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
             del residual
+        assert to_head is not None
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 
@@ -261,6 +266,14 @@ def _score(
         if logits.scale != 1:
             made *= logits.scale
     return scores, made.to(head.dtype)
+
+
+def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """total + a @ b, summed in float32 at least; where that is their type, with no second total beside."""
+    if total is None:
+        return a @ b
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return total.addmm_(a, b) if a.dtype == wide else total.to(wide).add_(a @ b)
 
 
 def _slices(count: int, head: torch.Tensor) -> list[slice]:

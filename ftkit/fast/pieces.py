@@ -355,7 +355,7 @@ def _rotary(report: Report, source: Any) -> None:
     except (TypeError, RuntimeError, ValueError, IndexError):
         report.skipped["rotary"] = f"{source.__name__.rpartition('.')[2]} has positions of its own"
         return
-    if not all(_agree(rotary(x, angles.cos(), angles.sin()), y) for x, y in zip((q, k), wanted, strict=True)):
+    if not all(map(_agree, rotary(q, k, angles.cos(), angles.sin()), wanted)):
         report.skipped["rotary"] = f"{source.__name__.rpartition('.')[2]} turns its heads otherwise"
         return
 
@@ -364,7 +364,7 @@ def _rotary(report: Report, source: Any) -> None:
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **more: Any
     ) -> Any:
         if not rest and not more and takes(q, k, cos, sin):
-            return rotary(q, cos, sin), rotary(k, cos, sin)
+            return rotary(q, k, cos, sin)
         return own(q, k, cos, sin, *rest, **more)
 
     apply.ftkit = True  # type: ignore[attr-defined]

@@ -13,9 +13,11 @@ from torch.autograd.function import once_differentiable
 from ftkit.fast import compiled
 
 
-def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, size), turned by (1, tokens, size) cosines and sines; the result is contiguous."""
-    return _Rotary.apply(x, cos.contiguous(), sin.contiguous())
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, heads, tokens, size) each, turned by (1, tokens, size) cosines and sines; contiguous."""
+    return _Rotary.apply(q, k, cos.contiguous(), sin.contiguous())
 
 
 def takes(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
@@ -41,15 +43,23 @@ def _turn(
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0, x.new_empty(x.shape))
+        return tuple(_turn(x, cos, sin, 1.0, x.new_empty(x.shape)) for x in (q, k))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        _, heads, tokens, size = grad.shape
-        out = grad.new_empty(1, tokens, heads, size).transpose(1, 2)  # as the projections lay them
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1.0, out), None, None
+        return *(_turn(grad, cos, sin, -1.0, _as_projected(grad)) for grad in map(_whole, grads)), None, None
+
+
+def _whole(x: torch.Tensor) -> torch.Tensor:
+    """With the numbers of a head side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _as_projected(x: torch.Tensor) -> torch.Tensor:
+    """Memory for a gradient, token by token as the projections write it."""
+    _, heads, tokens, size = x.shape
+    return x.new_empty(1, tokens, heads, size).transpose(1, 2)

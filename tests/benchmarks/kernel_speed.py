@@ -1,9 +1,10 @@
 """Each fast piece beside its plain reference, forward and backward, over the sizes that models have.
 
-    python -m tests.benchmarks.kernel_speed [--rounds 7] [--only norms,attention]
+    python -m tests.benchmarks.kernel_speed [--seconds 2] [--only norms,attention]
 
-The two take turns in one process, and a ratio is taken of every turn, so that a noisy machine hits both. A
-piece must be no slower than its reference at any size: the last line names the slowest.
+The two take turns of a millisecond in one process. Compared are the shortest turns, which other work on the
+machine touches least, and the least time that its cores spent: long calls on both cores have no turn that
+nothing touched. A piece is slower where both say so, and must be at no size; the last lines name the slowest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,16 +26,17 @@ from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
 from ftkit.fast.rotary import rotary
 from ftkit.models import probe
-from tests.benchmarks.figures import spread
 
 NOISE = 1.05
-"""A median ratio of times up to here counts as no slower."""
-SHORTEST = 0.02
-"""Seconds that one measurement takes at least: short calls are repeated."""
+"""A ratio up to here counts as no slower."""
+TURN = 0.001
+"""Seconds that a turn takes at least: short calls are repeated."""
+LEAST_TURNS, PARTS = 5, 5
+"""Turns of each at least, however long they take; parts of them whose ratios show the spread."""
 STARTER, GEMMA = (576, 1536, 9, 3, 64, 49_152), (640, 2048, 4, 1, 256, 262_144)
 """Width, feed-forward, heads, heads of keys, size of a head, words: of the two models of train_speed."""
 
-Call = Callable[[], torch.Tensor]
+Call = Callable[[], Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     group = Group(qkv)
     yield Case(
         "lora", f"{tokens} x {width} -> {group.outputs}",
-        lambda: grouped_linear(x, group),
-        lambda: torch.cat([_as_peft(x, one) for one in qkv], dim=-1),
+        lambda: grouped_linear(x, group).split([len(one.weight) for one in qkv], dim=-1),
+        lambda: [_as_peft(x, one) for one in qkv],
         (x, *_trained(*qkv)),
     )  # fmt: skip
     gate, up, down = (_linear(width, wide, 8, dtype), _linear(width, wide, 8, dtype),
@@ -87,8 +89,8 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     gate_up, out = Group([gate, up]), Group([down])
     yield Case(
         "mlp", f"{tokens} x {width} x {wide}",
-        lambda: gated_mlp(x, gate_up, out, ACTIVATIONS[0]),
-        lambda: _as_peft(F.silu(_as_peft(x, gate)) * _as_peft(x, up), down),
+        lambda: [gated_mlp(x, gate_up, out, ACTIVATIONS[0])],
+        lambda: [_as_peft(F.silu(_as_peft(x, gate)) * _as_peft(x, up), down)],
         (x, *_trained(gate, up, down)),
     )  # fmt: skip
 
@@ -99,8 +101,8 @@ def norms(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[C
     weight = torch.randn(model[0], dtype=dtype)
     yield Case(
         "norms", f"{tokens} x {model[0]}",
-        lambda: rms_norm(x, weight, eps=1e-5),
-        lambda: reference_rms_norm(x, weight, eps=1e-5),
+        lambda: [rms_norm(x, weight, eps=1e-5)],
+        lambda: [reference_rms_norm(x, weight, eps=1e-5)],
         (x,),
     )  # fmt: skip
 
@@ -115,8 +117,8 @@ def rotations(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
     own = getattr(modeling_llama.apply_rotary_pos_emb, "__wrapped__", modeling_llama.apply_rotary_pos_emb)
     yield Case(
         "rotary", f"{tokens} x {heads}+{kv_heads} x {size}",
-        lambda: torch.cat([rotary(q, cos, sin), rotary(k, cos, sin)], dim=1),
-        lambda: torch.cat(own(q, k, cos, sin), dim=1),
+        lambda: rotary(q, k, cos, sin),
+        lambda: own(q, k, cos, sin),
         (q, k),
     )  # fmt: skip
 
@@ -140,17 +142,19 @@ def segments(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterato
         def padded(
             q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v,
             rows: int = len(lengths), longest: int = longest, place: torch.Tensor = place,
-        ) -> torch.Tensor:  # fmt: skip
+        ) -> Sequence[torch.Tensor]:  # fmt: skip
+            if rows == 1:
+                return [F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)]
             laid = []
             for x in (q, k, v):
                 room = x.new_zeros(x.shape[1], rows * longest, size).index_copy(1, place, x[0])
                 laid.append(room.view(x.shape[1], rows, longest, size).transpose(0, 1))
             out = F.scaled_dot_product_attention(*laid, is_causal=True, enable_gqa=True)
-            return out.transpose(0, 1).flatten(1, 2)[:, place][None]
+            return [out.transpose(0, 1).flatten(1, 2)[:, place][None]]
 
         yield Case(
             "attention", f"{shown}, {heads}/{kv_heads} x {size}",
-            lambda q=q, k=k, v=v, starts=starts: attention.segment_attention(q, k, v, starts),
+            lambda q=q, k=k, v=v, starts=starts: [attention.segment_attention(q, k, v, starts)],
             padded,
             (q, k, v),
         )  # fmt: skip
@@ -167,8 +171,8 @@ def scores(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[
         head = torch.randn(words, width, dtype=dtype, requires_grad=trained)
         yield Case(
             "loss", f"{tokens} x {words}, head {'trained' if trained else 'frozen'}",
-            lambda head=head: loss.token_scores(hidden, head, targets).logprobs,
-            lambda head=head: loss.reference_logprobs(hidden, head, targets),
+            lambda head=head: [loss.token_scores(hidden, head, targets).logprobs],
+            lambda head=head: [loss.reference_logprobs(hidden, head, targets)],
             (hidden, head) if trained else (hidden,),
         )  # fmt: skip
 
@@ -182,15 +186,15 @@ def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
     if tokens == min(TOKENS):
         yield Case(
             "one token", f"{width} -> {wide}",
-            lambda: decoding.one_linear(x, one.weight, None, a, b, one.scaling),
-            lambda: _as_peft(x, one),
+            lambda: [decoding.one_linear(x, one.weight, None, a, b, one.scaling)],
+            lambda: [_as_peft(x, one)],
         )  # fmt: skip
     q = torch.randn(1, heads, 1, size, dtype=dtype)
     k, v = (torch.randn(1, kv_heads, tokens, size, dtype=dtype) for _ in range(2))
     yield Case(
         "one token", f"{tokens} keys, {heads}/{kv_heads} x {size}",
-        lambda: decoding.one_query(q, k, v, None),
-        lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+        lambda: [decoding.one_query(q, k, v, None)],
+        lambda: [F.scaled_dot_product_attention(q, k, v, enable_gqa=True)],
     )  # fmt: skip
 
 
@@ -199,57 +203,85 @@ TOKENS = (8, 64, 256, 1880)
 """Tokens of a batch: a row of one word or two, a short row, a row, eight rows of about 235."""
 
 
-def seconds(call: Call, over: tuple[torch.Tensor, ...], times: int) -> float:
-    """Of one call and its backward, over so many in a row."""
-    begun = time.perf_counter()
-    for _ in range(times):
-        if over:
+@dataclass(frozen=True)
+class Ratio:
+    """The fast way's time over the plain one's."""
+
+    shortest: float
+    parts: list[float]
+    """Of the shortest turns of every part."""
+    medians: float
+    processor: float
+    """Of the least time that the cores spent, in all."""
+    plain: float
+    """Microseconds of the plain way's shortest turn."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shortest:.2f} ({min(self.parts):.2f}-{max(self.parts):.2f}), "
+            f"medians {self.medians:.2f}, processor {self.processor:.2f}, of {self.plain:.0f} us"
+        )
+
+
+def seconds(call: Call, case: Case, grads: Sequence[torch.Tensor], times: int) -> tuple[float, float]:
+    """Of one call and its backward, over so many in a row; and of all cores."""
+    begun = time.perf_counter(), time.process_time()
+    with torch.set_grad_enabled(bool(case.over)):
+        for _ in range(times):
             out = call()
-            torch.autograd.grad(out.float().sum(), over)
-        else:
-            with torch.no_grad():
-                call()
-    return (time.perf_counter() - begun) / times
+            if case.over:
+                torch.autograd.grad(out, case.over, grads)
+    return (time.perf_counter() - begun[0]) / times, (time.process_time() - begun[1]) / times
 
 
-def measure(case: Case, rounds: int) -> list[float]:
-    """The fast way's time over the plain one's, of every round."""
-    for call in (case.fast, case.plain):
-        seconds(call, case.over, 2)  # memory and threads are there
-    times = max(1, round(SHORTEST / seconds(case.plain, case.over, 1)))
-    found = []
-    for turn in range(rounds):
-        pair = {}
-        for call in (case.fast, case.plain) if turn % 2 else (case.plain, case.fast):
-            pair[call] = seconds(call, case.over, times)
-        found.append(pair[case.fast] / pair[case.plain])
-    return found
+def measure(case: Case, budget: float) -> Ratio:
+    """The two in turns, each first as often as the other, for so many seconds."""
+    grads = [torch.randn_like(out) for out in case.plain()]
+    calls = (case.fast, case.plain)
+    for call in calls:
+        seconds(call, case, grads, 2)  # memory and threads are there
+    times = max(1, round(TURN / min(seconds(call, case, grads, 1)[0] for call in calls)))
+    taken: tuple[list[tuple[float, float]], ...] = ([], [])
+    end = time.perf_counter() + budget
+    while len(taken[0]) < LEAST_TURNS or time.perf_counter() < end:
+        for which in (0, 1) if len(taken[0]) % 2 else (1, 0):
+            taken[which].append(seconds(calls[which], case, grads, times))
+    (fast, fast_cores), (plain, plain_cores) = (list(zip(*turns, strict=True)) for turns in taken)
+    return Ratio(
+        min(fast) / min(plain),
+        [min(fast[part::PARTS]) / min(plain[part::PARTS]) for part in range(PARTS)],
+        statistics.median(fast) / statistics.median(plain),
+        min(fast_cores) / min(plain_cores),
+        min(plain) * 1e6,
+    )
 
 
 def main() -> None:
     """Measure all and print a line a case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for a piece at one size")
     parser.add_argument("--only", default="", help="pieces, with commas between them; all otherwise")
+    parser.add_argument("--tokens", type=int, nargs="*", default=TOKENS)
     given = parser.parse_args()
     if missing := compiled.why_not():
         raise SystemExit(f"There are no compiled kernels: {missing}")
     dtype = torch.bfloat16 if probe("cpu").native_bf16 else torch.float32
     only = {name for name in given.only.split(",") if name}
-    slow, worst = [], (0.0, "")
+    found: list[tuple[float, str]] = []
     torch.manual_seed(0)
-    for model, tokens, piece in itertools.product((STARTER, GEMMA), TOKENS, PIECES):
+    for model, tokens, piece in itertools.product((STARTER, GEMMA), given.tokens, PIECES):
         for case in piece(model, tokens, dtype):
             if only and case.piece not in only:
                 continue
-            ratios = measure(case, given.rounds)
+            ratio = measure(case, given.seconds)
             named = f"{case.piece}, {case.size}"
-            print(f"{named:58} time {spread(ratios)} of the reference's", flush=True)
-            worst = max(worst, (statistics.median(ratios), named))
-            if statistics.median(ratios) > NOISE:
-                slow.append(named)
-    print(f"bench: kernels ({str(dtype).removeprefix('torch.')}) slowest {worst[0]:.2f} ({worst[1]}), "
-          f"{len(slow)} slower than the reference" + "".join(f"\n  {one}" for one in slow))  # fmt: skip
+            print(f"{named:58} {ratio}", flush=True)
+            found.append((min(ratio.shortest, ratio.processor), named))
+    slow = [f"\n  {ratio:.2f} {named}" for ratio, named in sorted(found, reverse=True) if ratio > NOISE]
+    print(
+        f"bench: kernels ({str(dtype).removeprefix('torch.')}) slowest {max(found)[0]:.2f} "
+        f"({max(found)[1]}), {len(slow)} of {len(found)} slower than the reference{''.join(slow)}"
+    )
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_gated_mlp_equals_its_parts(activation: Any, dtype: torch.dtype, recompu
     same(got, want, [x, *(p for one in (gate, up, down) for p in (one.a, one.b) if p is not None)])
 
 
-def test_gradcheck_in_double_precision() -> None:
+def test_gradcheck_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 4, 5, dtype=torch.float64, requires_grad=True)
     group, down = Group([layer(5, 6, 2), layer(5, 6, 2)]), Group([layer(6, 5, 1)])
@@ -95,6 +95,7 @@ def test_gradcheck_in_double_precision() -> None:
     for activation in ACTIVATIONS:
         assert torch.autograd.gradcheck(lambda t, a=activation: gated_mlp(t, group, down, a), (x,))
     q, k, v = (torch.randn(1, h, 7, 4, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
+    monkeypatch.setattr(attention, "SHORT_WEIGHTS", 0)
     for window, cap in itertools.product((None, 2), (None, 3.0)):
         assert torch.autograd.gradcheck(
             lambda *qkv, w=window, c=cap: attention.segment_attention(
@@ -137,6 +138,7 @@ def masked(
     st.sampled_from([None, 2.0]),
     st.sampled_from([torch.float64, torch.float32]),
     st.sampled_from([0, 384]),
+    st.sampled_from([0, attention.SHORT_WEIGHTS]),
 )
 def test_segment_attention_equals_masked_softmax(
     lengths: list[int],
@@ -145,6 +147,7 @@ def test_segment_attention_equals_masked_softmax(
     cap: float | None,
     dtype: torch.dtype,
     kept: int,
+    short: int,
 ) -> None:
     torch.manual_seed(0)
     starts = [0, *itertools.accumulate(lengths)]
@@ -154,6 +157,7 @@ def test_segment_attention_equals_masked_softmax(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", 8)
         patch.setattr(attention, "KEPT_UP_TO", kept)
+        patch.setattr(attention, "SHORT_WEIGHTS", short)
         got = attention.segment_attention(q, k, v, torch.tensor(starts), window=window, softcap=cap)
         same(got, masked(q, k, v, starts, window, cap), [q, k, v])
 
@@ -215,8 +219,8 @@ def test_rotary_equals_the_models_own() -> None:
     k = torch.randn(1, 9, 1, 8).transpose(1, 2).requires_grad_()
     angles = torch.randn(1, 9, 8)  # halves may differ
     want = own(q, k, angles.cos(), angles.sin())
-    for x, y in zip((q, k), want, strict=True):
-        same(rotary(x, angles.cos(), angles.sin()), y, [x])
+    got = rotary(q, k, angles.cos(), angles.sin())
+    same(torch.cat(got, 1), torch.cat(want, 1), [q, k])
 
 
 @needs_kernels
