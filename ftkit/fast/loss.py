@@ -212,14 +212,6 @@ class _TokenScores(torch.autograd.Function):
         return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 
-def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add `a @ b` in place, where the types allow it without a product of its own beside."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
-
-
 def _score(
     hidden: torch.Tensor,
     head: torch.Tensor,

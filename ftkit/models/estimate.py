@@ -319,7 +319,9 @@ def _activations(
 ) -> float:
     """Values that the forward pass leaves behind of each token, with the holes between them."""
     kept, holes = _kept(found, recipe, device, level), _HOLES * found.width
-    if device.kind == "cpu" and level in ("off", "layers") and row_tokens <= _SCORES_UP_TO:
+    # attention in float32 is torch's own, which keeps no weights
+    half = recipe.method.type != "full" and _bytes_of_a_weight(recipe, device) == 2
+    if half and device.kind == "cpu" and level in ("off", "layers") and row_tokens <= _SCORES_UP_TO:
         kept += found.heads * _keys(row_tokens) if recipe.compute.fast.attention else 0
     if level == "layers":  # of one after the other all that it keeps, of the others their input
         return found.layers * (found.hidden_size + holes) + kept + holes
