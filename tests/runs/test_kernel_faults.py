@@ -16,7 +16,7 @@ import pytest
 
 import ftkit
 from ftkit.errors import RunError
-from ftkit.fast import attention, gated
+from ftkit.fast import gated
 
 Make = Callable[..., ftkit.Recipe]
 
@@ -59,7 +59,7 @@ def fails(run: ftkit.Run, words: str) -> None:
     assert run.loaded is None or run.loaded.gate.holder is None
 
 
-PARTS = [(attention, "_weights"), (gated, "_activation_back")]
+PARTS = [(gated, "_activated"), (gated, "_activation_back")]
 
 
 @pytest.mark.parametrize(("owner", "name"), PARTS, ids=["forward", "backward"])
@@ -82,11 +82,10 @@ def test_an_error_inside_a_kernel_is_the_runs(
 
 def test_numbers_that_are_none_are_the_runs_error(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(made: Any) -> Any:
-        made[0].fill_(float("nan"))
-        return made
+        return made.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        after(patched, attention, "_weights", 10, fault)
+        after(patched, gated, "_activated", 10, fault)
         fails(ftkit.start(recipe()), "loss")
     assert ftkit.start(recipe()).wait(60).status == "finished"
 
@@ -95,11 +94,11 @@ def test_a_failed_run_lets_go_of_its_batch(recipe: Make, monkeypatch: pytest.Mon
     held: list[Any] = []
 
     def fault(made: Any) -> None:
-        held.append(weakref.ref(made[0]))
+        held.append(weakref.ref(made))
         raise MemoryError("in the kernel")
 
     with monkeypatch.context() as patched:
-        after(patched, attention, "_weights", 6, fault)
+        after(patched, gated, "_activated", 6, fault)
         run = ftkit.start(recipe())
         fails(run, "memory")
     gc.collect()

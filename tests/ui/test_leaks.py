@@ -41,10 +41,20 @@ class Held:
         )
 
 
+_before_us: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Threads that tests before this one have left behind, such as an open panel's, are theirs."""
+    _before_us.clear()
+    _before_us.update(threading.enumerate())
+
+
 def settled() -> Held:
     """What is held once the workers have come to their ends."""
     deadline = time.monotonic() + 60
-    while any(thread.name.startswith("ftkit") for thread in threading.enumerate()):
+    while any(one.name.startswith("ftkit") for one in set(threading.enumerate()) - _before_us):
         assert time.monotonic() < deadline, "a worker does not end"
         time.sleep(0.1)
     return Held.now()
