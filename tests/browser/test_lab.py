@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from .jupyter import Notebook, Server
-from .test_monitor import points, wait_for_points
+from .test_monitor import last_step, wait_for_points, wait_for_step
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 OPEN = """
@@ -94,9 +94,9 @@ def test_from_model_to_data_to_train_to_monitor_by_clicking(
     button(lab, "Next: Monitor").click()
     wait_for_points(notebook, 5)
 
-    before = points(notebook)
+    before = last_step(notebook)
     notebook.reload()
-    wait_for_points(notebook, before + 10)
+    wait_for_step(notebook, before + 10)
     lab = notebook.output(1)
     expect(tab(lab, "Monitor")).to_have_attribute("aria-selected", "true")
     notebook.theme("dark")
@@ -105,10 +105,10 @@ def test_from_model_to_data_to_train_to_monitor_by_clicking(
     assert "stopped" in notebook.text(3)
     expect(lab.get_by_text("stopped").first).to_be_visible()
 
-    whole = notebook.page.evaluate("() => document.querySelector('.js-plotly-plot').data[0].x.at(-1)")
+    whole = last_step(notebook)
     notebook.reload()
-    wait_for_points(notebook, 15)
-    assert notebook.page.evaluate("() => document.querySelector('.js-plotly-plot').data[0].x.at(-1)") == whole
+    wait_for_step(notebook, whole)
+    assert last_step(notebook) == whole
     assert notebook.errors == []
 
 

@@ -49,6 +49,18 @@ def points(notebook: Notebook) -> int:
     return int(notebook.page.evaluate(POINTS))
 
 
+LAST_STEP = "() => document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.at(-1) ?? 0"
+
+
+def last_step(notebook: Notebook) -> int:
+    """The newest step that the page shows. A chart has a budget of points: their number does not tell."""
+    return int(notebook.page.evaluate(LAST_STEP))
+
+
+def wait_for_step(notebook: Notebook, step: int) -> None:
+    notebook.page.wait_for_function(f"step => ({LAST_STEP})() >= step", arg=step, timeout=30_000)
+
+
 def wait_for_points(notebook: Notebook, count: int) -> None:
     notebook.page.wait_for_function(f"count => ({POINTS})() >= count", arg=count, timeout=30_000)
 
