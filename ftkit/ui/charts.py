@@ -17,6 +17,7 @@ from IPython import get_ipython
 
 from ftkit.ui import _figure, front
 from ftkit.ui._history import Follower, History, with_relatives
+from ftkit.ui.reopened import on_reopening
 from ftkit.ui.svg_chart import SvgChart, empty_message
 
 
@@ -87,6 +88,7 @@ class RunChart(go.FigureWidget):
         }
         self.add_class("ftk-widget")
         self.add_class("ftk-run-chart")
+        on_reopening(self, lambda: self.draw(final=True))
         if run is not None and history is None:
             self.follow(run)
 

@@ -16,6 +16,16 @@ from ftkit.ui.ticker import Ticker, Worker
 
 def close_all(*roots: widgets.Widget) -> None:
     """Close these widgets, their parts, what they keep out of sight, and end what they do in threads."""
+    found = all_parts(*roots)
+    for widget in found:
+        _end_work(widget)
+    for widget in found:
+        if widget.comm is not None:
+            widget.close()
+
+
+def all_parts(*roots: widgets.Widget) -> list[widgets.Widget]:
+    """These widgets, their parts with layouts and styles, and what they keep out of sight."""
     found: dict[int, widgets.Widget] = {}
     waiting = list(roots)
     while waiting:
@@ -23,11 +33,7 @@ def close_all(*roots: widgets.Widget) -> None:
         if id(widget) not in found:
             found[id(widget)] = widget
             waiting.extend(_parts(widget))
-    for widget in found.values():
-        _end_work(widget)
-    for widget in found.values():
-        if widget.comm is not None:
-            widget.close()
+    return list(found.values())
 
 
 def _parts(widget: widgets.Widget) -> Iterator[widgets.Widget]:

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from ftkit.recipe import Recipe
 from ftkit.ui import front, host, markup
 from ftkit.ui.closing import close_all
+from ftkit.ui.reopened import Reopened
 from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker
 from ftkit.ui.workspace import Workspace
 
@@ -69,7 +70,7 @@ class Lab(widgets.VBox):
         self._tabs.add_class("ftk-tabs")
         self._titles: list[str] = []
         self._ticker = Ticker(self._follow, hz=1, idle=SECONDS_BETWEEN_LOOKS)
-        super().__init__([front.theme(), self._head, self._tabs])
+        super().__init__([front.theme(), Reopened(self._say_again), self._head, self._tabs])
         self.add_class("ftk-panel")
         self.add_class("ftk-lab")
         self._tabs.observe(lambda change: self._open(change["new"]), "selected_index")
@@ -83,6 +84,10 @@ class Lab(widgets.VBox):
     def __repr__(self) -> str:
         recipe = self.workspace.recipe
         return f"Lab(model={recipe.model.source!r}, data={recipe.data.source!r})"
+
+    def _say_again(self) -> None:
+        self._head.send_state()
+        self._tabs.send_state()
 
     @property
     def model(self) -> ModelPanel:

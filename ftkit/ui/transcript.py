@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,9 @@ from ftkit.redact import redact
 from ftkit.ui import front
 
 _log = logging.getLogger(__name__)
+UPDATES_A_SECOND = 20
+PATIENCE = 0.3
+"""Seconds between updates that nobody says to have drawn: the page is hidden, or a cell keeps the kernel."""
 
 
 class Transcript(anywidget.AnyWidget):
@@ -58,13 +62,39 @@ class Transcript(anywidget.AnyWidget):
     def __init__(self, on_action: Callable[[str, Mapping[str, Any]], Any], **traits: Any) -> None:
         super().__init__(**traits)
         self._on_action = on_action
+        self._updates = self._drawn = 0
+        self._updated = self._delay = 0.0
         self.on_msg(self._answer)
 
     def __repr__(self) -> str:
         return f"Transcript({self.subject!r}, turns={len(self.turns)})"
 
+    def stream(self, turn: Callable[[], dict[str, Any]]) -> bool:
+        """Show the turn as far as it is, unless the page has not yet drawn the one before.
+
+        A slow page is thus never far behind, however fast the model writes: what it is told after that (that
+        a reply was stopped) does not stand at the end of a queue.
+
+        Returns
+        -------
+        bool
+            Whether it was shown. Otherwise there is nothing to make up for: the next one has it all.
+        """
+        seen = self._drawn == self._updates
+        if time.monotonic() - self._updated < (
+            1 / UPDATES_A_SECOND if seen else max(PATIENCE, 2 * self._delay)
+        ):
+            return False
+        self._updates += 1
+        self._updated = time.monotonic()
+        self.live = {**turn(), "update": self._updates}
+        return True
+
     def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        """Every message is answered, whatever it asks for."""
+        """Every message that asks for something is answered, whatever it asks for."""
+        if isinstance(content, dict) and content.get("drawn") == self._updates:
+            self._drawn = self._updates
+            self._delay = time.monotonic() - self._updated
         if not isinstance(content, dict) or "id" not in content:
             return
         answer: dict[str, Any] = {"id": content["id"], "ok": True}

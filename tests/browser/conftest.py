@@ -9,9 +9,11 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from .jupyter import CHROMIUM, Notebook, Server, chromium, serve
+
+expect.set_options(timeout=30_000)  # as all other waiting; machines are shared
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -99,6 +99,34 @@ def test_the_chart_grows_beside_a_busy_cell_and_survives_reloads(
     assert notebook.errors == []
 
 
+STALE = """async (id) => {
+    const rendermime = window.jupyterapp.shell.currentWidget.content.rendermime;
+    const type = "application/vnd.jupyter.widget-view+json";
+    const manager = await rendermime.getFactory(type).createRenderer({ mimeType: type })._manager.promise;
+    (await manager.get_model(id)).set("value", "as it was when the page asked");
+}"""
+
+
+def test_what_a_page_missed_while_it_opened_is_told_again(open_notebook: Callable[..., Notebook]) -> None:
+    """A page hears of no change between its asking for all states and having made its models."""
+    notebook = open_notebook(
+        [
+            GROWING.format(name="missed", steps=10),
+            "thread.join(); time.sleep(1); print(monitor._head.model_id)",
+        ]
+    )
+    notebook.run(0)
+    notebook.run(1)
+    panel = notebook.output(0)
+    panel.get_by_text("finished", exact=True).wait_for()
+    notebook.page.evaluate(STALE, notebook.text(1).strip())
+    panel.get_by_text("as it was when the page asked").wait_for()
+    notebook.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0; }")
+    notebook.command("notebook:create-output-view")
+    panel.get_by_text("finished", exact=True).wait_for()
+    assert notebook.errors == []
+
+
 def test_it_is_steered_by_role_and_name(open_notebook: Callable[..., Notebook]) -> None:
     notebook = open_notebook(
         [GROWING.format(name="steered", steps=10_000), "monitor.run.wait(20).status"], width=900

@@ -17,8 +17,9 @@ import pytest
 from ftkit.chat import ChatSession, Reply
 from ftkit.errors import FtkitError, ModelError
 from ftkit.recipe import Recipe
-from ftkit.ui import ChatPanel, Workspace
+from ftkit.ui import ChatPanel, Workspace, transcript
 from ftkit.ui.panels import chat as chat_module
+from ftkit.ui.transcript import Transcript
 from tests.waiting import up_to
 
 until = up_to(10)
@@ -142,6 +143,30 @@ def test_a_click_returns_at_once_and_the_reply_streams(holding: ChatPanel) -> No
     holding.stop()
     until(lambda: not holding.view.replying)
     assert holding.view.turns[0]["replies"]["adapter"]["finish"] == "stopped"
+
+
+def test_a_page_that_is_slow_to_draw_is_not_sent_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(transcript.time, "monotonic", lambda: clock[0])
+    view = Transcript(lambda action, content: None)
+
+    def drawn() -> None:
+        view._handle_custom_msg({"drawn": view.live["update"]}, [])
+
+    def after(seconds: float) -> bool:
+        clock[0] += seconds
+        return view.stream(lambda: {"id": 1})
+
+    assert after(1)
+    assert not after(0.2)
+    drawn()  # after 0.2 s
+    assert after(0.06), "20 a second for a page that keeps up"
+    clock[0] += 2
+    drawn()  # after 2 s: this one is slow
+    assert after(0.06)
+    assert not after(3.8)
+    assert after(0.3), "but one that is hidden still gets some"
+    view.close()
 
 
 def test_a_second_message_is_refused_while_a_reply_is_under_way(holding: ChatPanel) -> None:

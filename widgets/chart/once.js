@@ -28,7 +28,9 @@ export default () => {
       chart.catch(() => {}); // each view says so
     },
     async render(context) {
-      return (await chart).render(context);
+      const end = await (await chart).render(context);
+      context.model.send({ shown: true });
+      return end;
     },
   };
 };

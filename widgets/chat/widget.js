@@ -23,6 +23,13 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// As setText, for a text that grows: what is there already need not be laid out again.
+function growText(node, text) {
+  const shown = node.textContent;
+  if (shown !== "" && text.startsWith(shown)) node.append(text.slice(shown.length));
+  else setText(node, text);
+}
+
 // Requests to the kernel: resolves with nothing, rejects with {message, advice}.
 function requests(model, onSlow) {
   const pending = new Map();
@@ -76,7 +83,7 @@ function replyView(which, actions) {
   return {
     node,
     update(reply, { live, last }) {
-      setText(bubble, reply.text);
+      growText(bubble, reply.text);
       const trimmed = reply.text.trimStart();
       bubble.classList.toggle("ftk-chat-code", trimmed.startsWith("{") || trimmed.startsWith("["));
       node.classList.toggle("ftk-chat-live", live);
@@ -455,11 +462,15 @@ function render({ model, el }) {
       drawAll();
     });
   };
+  // The next piece of a reply comes when this one is on the screen.
+  const onLive = () => requestAnimationFrame(() => model.send({ drawn: model.get("live").update }));
   model.on("change", draw);
+  model.on("change:live", onLive);
   drawAll();
   log.toEnd();
   return () => {
     model.off("change", draw);
+    model.off("change:live", onLive);
     kernel.end();
     log.end();
   };

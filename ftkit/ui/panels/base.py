@@ -8,7 +8,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from ftkit.ui import front, host
-from ftkit.ui.closing import close_all
+from ftkit.ui.closing import all_parts, close_all
+from ftkit.ui.reopened import Reopened
 from ftkit.ui.workspace import Workspace
 
 WHERE = ("launch", "processes", "engine_config")
@@ -36,10 +37,16 @@ class Panel(widgets.VBox):
 
     def fill(self, children: Sequence[widgets.Widget]) -> None:
         """Put the panel's contents below the theme."""
-        self.children = (front.theme(), *children)
+        self.children = (front.theme(), Reopened(self.reopened), *children)
 
     def shown(self) -> None:
         """Called by the Lab when the panel comes to the front."""
+
+    def reopened(self) -> None:
+        """Called when a page shows the panel again: say once more what it shows (see `ftkit.ui.reopened`)."""
+        for part in all_parts(self):
+            if part.comm is not None and not hasattr(part, "plotly_restyle"):  # a chart draws itself
+                part.send_state()
 
     def close(self) -> None:
         """Take the panel off the page, with all that it is made of."""

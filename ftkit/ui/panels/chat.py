@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ftkit.runs import Run
     from ftkit.ui.workspace import Workspace
 
-UPDATES_A_SECOND = 20
 RUNS_SHOWN = 6
 
 _SETTINGS = {"temperature": float, "top_p": float, "max_new_tokens": int, "seed": int}
@@ -332,7 +330,7 @@ class ChatPanel(Panel):
         self._job = job
         self.view.turns = list(before)
         self.view.replying = True
-        self._show_live(job)
+        self.view.live = job.turn()
         threads.begin(self._work, job, call, name="ftkit-chat")
 
     def _work(self, job: _Job, call: Callable[[], dict[str, Reply]]) -> None:
@@ -354,10 +352,8 @@ class ChatPanel(Panel):
 
     def _show_live(self, job: _Job) -> None:
         with self._lock:
-            if self._job is job:
-                if any(job.texts.values()):
-                    self.view.status = ""
-                self.view.live = job.turn()
+            if self._job is job and self.view.stream(job.turn):
+                self.view.status = ""
 
     def _show_progress(self, text: str, fraction: float | None) -> None:
         self.view.fraction = -1.0 if fraction is None else float(fraction)
@@ -391,7 +387,7 @@ class ChatPanel(Panel):
 
 
 class _Job:
-    """One turn being answered: its pieces, gathered so that the page is not flooded."""
+    """One turn being answered: its pieces as they come."""
 
     def __init__(
         self,
@@ -410,15 +406,11 @@ class _Job:
         self.clear = False
         self.outcome: Future[dict[str, Reply]] = Future()
         self._show = show
-        self._shown = 0.0
 
     def add(self, which: str, piece: str) -> None:
-        """Take a piece of a reply, and show it when the last showing is long enough ago."""
+        """Take a piece of a reply, and show it where the page can take it."""
         self.texts[which] += piece
-        now = time.monotonic()
-        if now - self._shown >= 1 / UPDATES_A_SECOND:
-            self._shown = now
-            self._show(self)
+        self._show(self)
 
     def turn(
         self, replies: Mapping[str, Reply] | None = None, problem: Exception | None = None
