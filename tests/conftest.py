@@ -34,6 +34,25 @@ TINY_CORPUS = (
     "system user assistant",
 )
 
+LONGEST = ("notebooks", "tests/runs", "tests/cli", "tests/train")
+"""What takes longest goes first, so that two workers end together."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers (`-n 2 --dist loadgroup`) a file's tests stay together, and those of the browser."""
+    root = config.rootpath
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(root).as_posix()
+        return next((i for i, folder in enumerate(LONGEST) if path.startswith(folder)), len(LONGEST))
+
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        group = "browser" if path.startswith("tests/browser") else path
+        item.add_marker(pytest.mark.xdist_group(group))
+    if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def starter() -> LoadedModel:

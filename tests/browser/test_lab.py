@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
@@ -13,6 +14,7 @@ from .jupyter import Notebook, Server
 from .test_monitor import last_step, wait_for_points, wait_for_step
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+LEARNED = ("assert losses", "assert after", "assert replies")
 OPEN = """
 lab = ftkit.Lab(recipe=ftkit.Recipe(
     model={model!r}, data={{"eval_rows": 8}}, training={{"epochs": 300}},
@@ -131,8 +133,20 @@ def test_start_pressed_twice_starts_one_run(
 
 
 @pytest.mark.slow
-def test_the_quickstart_notebook_runs_in_the_page(open_notebook: Callable[..., Notebook]) -> None:
-    notebook = open_notebook(NOTEBOOKS / "01-quickstart.ipynb")
+def test_the_quickstart_notebook_runs_in_the_page(
+    open_notebook: Callable[..., Notebook], tmp_path: Path
+) -> None:
+    """Its cells, panels and charts. What it learns in its 20 steps nbval asks; the page takes three of them."""
+    book = nbformat.read(NOTEBOOKS / "01-quickstart.ipynb", as_version=4)
+    for cell in book.cells:
+        short = cell.source.replace(
+            'preset("quick look")',
+            'preset("quick look")\nlab.recipe = lab.recipe.replace({"training.max_steps": 3})',
+        )
+        lines = short.replace("held_out[:12]", "held_out[:2]").splitlines()
+        cell.source = "\n".join(line for line in lines if not line.startswith(LEARNED))
+    nbformat.write(book, tmp_path / "short.ipynb")
+    notebook = open_notebook(tmp_path / "short.ipynb")
     notebook.run_all(timeout=240)
     expect(notebook.page.locator(".js-plotly-plot").locator("visible=true").first).to_be_visible()
     # the badges at its head are pictures from the net, which a test machine may not reach

@@ -1,4 +1,4 @@
-"""What fifty runs and twenty Labs leave behind in the process that they lived in: nothing that adds up."""
+"""What fifty runs and ten Labs leave behind in the process that they lived in: nothing that adds up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ftkit
 from ftkit.runs.folder import RunFolder
 from ftkit.ui import Lab, MonitorPanel
 
-RUNS, LABS = 50, 20
+RUNS, LABS = 50, 10
 
 
 @dataclass
@@ -89,7 +89,7 @@ def test_fifty_runs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..
 
 
 @pytest.mark.slow
-def test_twenty_labs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> None:
+def test_ten_labs_leave_nothing(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hello?", "completion": "Good day."}\n' * 4)
     recipe = ftkit.Recipe(
