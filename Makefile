@@ -53,7 +53,7 @@ lint: $(INSTALLED) ## ruff, mypy and the layers of the package
 # spin for each other's cores make a step take a minute (measured: 194 s became 19 s).
 unit: export OMP_WAIT_POLICY := PASSIVE
 unit: $(INSTALLED) chromium ## the tests alone (PYTEST_ARGS="-k name" picks some)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --nbval-lax --nbval-current-env $(PYTEST_ARGS) tests notebooks
+	$(BIN)/python -m pytest -n 2 --nbval-lax --nbval-current-env $(PYTEST_ARGS) tests notebooks
 
 # The browser tests drive the system's own Chromium. Where it cannot be installed they skip, and say so.
 chromium:

@@ -39,19 +39,28 @@ LONGEST = ("notebooks", "tests/runs", "tests/cli", "tests/train")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (`-n 2 --dist loadgroup`) a file's tests stay together, and those of the browser."""
-    root = config.rootpath
+    """Where several workers share the tests, what takes longest goes first."""
 
     def place(item: pytest.Item) -> int:
-        path = item.path.relative_to(root).as_posix()
-        return next((i for i, folder in enumerate(LONGEST) if path.startswith(folder)), len(LONGEST))
+        path = item.path.relative_to(config.rootpath).as_posix()
+        return next((i for i, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
 
-    for item in items:
-        path = item.path.relative_to(root).as_posix()
-        group = "browser" if path.startswith("tests/browser") else path
-        item.add_marker(pytest.mark.xdist_group(group))
-    if config.pluginmanager.hasplugin("xdist"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers (-n 2) a file's tests stay together, and so do all tests of the browser."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "browser" if file.startswith("tests/browser/") else file
+
+    config.option.loadscopereorder = False  # they are in order already
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

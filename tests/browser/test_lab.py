@@ -136,7 +136,7 @@ def test_start_pressed_twice_starts_one_run(
 def test_the_quickstart_notebook_runs_in_the_page(
     open_notebook: Callable[..., Notebook], tmp_path: Path
 ) -> None:
-    """Its cells, panels and charts. What it learns in its 20 steps nbval asks; the page takes three of them."""
+    """Its cells, panels and charts. What it learns in 20 steps nbval asks; the page takes three of them."""
     book = nbformat.read(NOTEBOOKS / "01-quickstart.ipynb", as_version=4)
     for cell in book.cells:
         short = cell.source.replace(

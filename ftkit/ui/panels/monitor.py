@@ -14,6 +14,7 @@ from ftkit.errors import FtkitError
 from ftkit.ui import _run_view, front, markup
 from ftkit.ui._figure import OTHERS
 from ftkit.ui._history import History
+from ftkit.ui.branching import Branching
 from ftkit.ui.changing import Changing
 from ftkit.ui.host import set_titles, set_tooltip
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 READINGS_A_SECOND = 2.5
 RUNS_LISTED = 50
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+"""How often the list of checkpoints to branch from is looked at while a run goes on."""
 
 _SUBTITLE = "Loss, speed and memory while the run goes on, and afterwards."
 _CAN_PAUSE = ("queued", "running")
@@ -68,6 +71,9 @@ class MonitorPanel(Panel):
         self._opening: Worker[Run] = Worker(self.show, self._on_trouble)
         self._relating: Worker[tuple[Run, list[Run]]] = Worker(self._put_beside, lambda _: None)
         self._saving: Worker[Path] = Worker(self._on_saved, self._on_trouble)
+        self._looking: Worker[tuple[Run, list[int]]] = Worker(self._put_checkpoints, self._on_trouble)
+        self._next_checkpoints = 0.0
+        self._branching: Worker[Run] = Worker(self._on_branched, self._on_trouble)
         self._ticker = Ticker(self._tick, READINGS_A_SECOND)
         self._follows = run is None
         self._build()
@@ -145,6 +151,17 @@ class MonitorPanel(Panel):
         """End the run after the current step; what it has learned is saved."""
         self._steer("stop", "Stopping after the current step; the result is saved.")
 
+    def branch(self, step: int | None = None, changes: dict[str, Any] | None = None) -> None:
+        """Start a new run from a checkpoint (None: the newest) with some settings changed; returns at once.
+
+        The new run is shown as soon as its checkpoint is copied. Parameters as for `Run.branch`.
+        """
+        run = self._run
+        if run is None:
+            raise FtkitError("There is no run to branch from.", "Start one, or open one from the list.")
+        self._say("Copying the checkpoint…")
+        self._branching.submit(lambda: run.branch(step, changes))
+
     def log_axis(self, on: bool = True) -> None:
         """Draw the losses on a logarithmic axis, or on a linear one."""
         self._log.value = bool(on)
@@ -172,8 +189,6 @@ class MonitorPanel(Panel):
     def close(self) -> None:
         """Stop watching, and remove the panel from the page."""
         self._ticker.stop()
-        for worker in (self._builder, self._listing, self._opening, self._relating, self._saving):
-            worker.cancel()
         if self._follows:
             self.workspace.unobserve(self._on_run, "run")
         super().close()
@@ -225,6 +240,12 @@ class MonitorPanel(Panel):
         self._change_fold = widgets.Accordion([self.changing], selected_index=None)
         set_titles(self._change_fold, ["Change the run while it runs"])
         self._change_fold.add_class("ftk-folded")
+        self.branching = Branching(self.branch)
+        self.branching.begin.on_click(lambda _: self._click(self.branching.start))
+        self._branch_fold = widgets.Accordion([self.branching], selected_index=None)
+        set_titles(self._branch_fold, ["Go on from a checkpoint as a branch"])
+        self._branch_fold.add_class("ftk-folded")
+        self._branch_fold.layout.display = "none"
         self._empty = widgets.HTML(_run_view.empty_state())
         self._body = widgets.VBox(
             [
@@ -235,6 +256,7 @@ class MonitorPanel(Panel):
                     self._message,
                     self._failure,
                     self._change_fold,
+                    self._branch_fold,
                 ),
                 card(_controls(self._log, self._smoothing, _spacer(), self._renderer), self._chart_place),
                 self._samples,
@@ -302,6 +324,9 @@ class MonitorPanel(Panel):
             self._failure.value = _run_view.outcome(run, status)
             self._failure.layout.display = None if self._failure.value else "none"
         self._change_fold.layout.display = None if status in _CAN_CHANGE else "none"
+        if status != self._status or whole or (not ended and time.monotonic() > self._next_checkpoints):
+            self._next_checkpoints = time.monotonic() + SECONDS_BETWEEN_CHECKPOINTS
+            self._looking.submit(lambda: (run, run.checkpoints))
         if whole or "samples" in changed:
             self._samples.value = _run_view.samples(history.samples)
         if whole or "notes" in changed:
@@ -387,6 +412,21 @@ class MonitorPanel(Panel):
             self._history.put_beside(others)
             self._history.read()
             self._with_chart(lambda chart: chart.draw(final=True))
+
+    # Branches of it
+
+    def _put_checkpoints(self, found: tuple[Run, list[int]]) -> None:
+        run, steps = found
+        with self._lock:
+            if run is self._run:
+                self.branching.offer(steps)
+                self._branch_fold.layout.display = None if steps else "none"
+
+    def _on_branched(self, branch: Run) -> None:
+        if self._follows:
+            self.workspace.run = branch
+        else:
+            self.show(branch)
 
     # The list of runs
 
