@@ -302,6 +302,45 @@ def test_a_branch_and_the_run_it_came_from_are_shown_in_one_chart(
     assert not any("apart" in name for name in shown())
 
 
+def test_a_run_is_rewound_to_a_checkpoint(
+    monitor: MonitorPanel, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftkit.Run, "_begin", lambda self, resume=False: None)  # no training
+    run = folder_of("first", workspace)
+    monitor.show(run)
+    assert monitor._branch_fold.layout.display == "none", "there is nothing to go on from"
+    for step in (2, 4):
+        with Checkpoints(run.path / "checkpoints").writing(step) as folder:
+            (folder / "weights").write_text("1")
+    monitor.show(run)
+    form = monitor.branching
+    until(lambda: [value for _, value in form.checkpoint.options] == [4, 2])
+    until(lambda: monitor._branch_fold.layout.display is None)
+    form.checkpoint.value = 2
+    form.rate.value = "fast"
+    form.begin.click()
+    assert "&#x27;fast&#x27; is no learning rate" in monitor._message.value
+    assert workspace.run is None
+    form.rate.value = "1e-5"
+    assert "run.branch(2, {&#x27;training.learning_rate&#x27;: 1e-05})" in form.code.value
+    form.begin.click()
+    until(lambda: workspace.run is not None)
+    branch = workspace.run
+    assert branch.origin.path == run.path
+    assert branch.recipe.training.learning_rate == 1e-5
+    assert branch.checkpoints == [2]
+    until(lambda: "branch of first from step 2" in monitor._head.value)
+
+
+def test_a_branch_that_cannot_be_is_said(monitor: MonitorPanel, workspace: Workspace) -> None:
+    with pytest.raises(FtkitError, match="no run to branch from"):
+        monitor.branch()
+    monitor.show(folder_of("first", workspace))
+    monitor.branch(3)
+    until(lambda: "has no checkpoint of step 3" in monitor._message.value)
+    assert workspace.run is None
+
+
 def test_a_branch_whose_origin_is_gone_stands_alone(monitor: MonitorPanel, workspace: Workspace) -> None:
     origin = folder_of("first", workspace)
     branch = branched(origin, "second", workspace)
