@@ -13,26 +13,30 @@ IPYWIDGETS_MAJOR = int(widgets.__version__.split(".")[0])
 
 
 def keep_clicks() -> None:
-    """Have what a page says of a widget arrive, also once another page is gone.
+    """Have what a page says of its widgets arrive, and in the order in which it was said.
 
-    ipykernel 7.4 hands it to the subshell of the page that the kernel had heard of last when it sent the
-    widget's state, and drops it where that subshell is deleted by now. JupyterLab deletes one each time it
-    has opened a page of a running kernel, and when it closes one. Then it goes where its own page asks for.
+    JupyterLab sends it all to one subshell. ipykernel 7.4 hands it on to the shell that the kernel last sent
+    something of that very widget from: what was typed and the click that followed it are then handled by two
+    threads at a time, and where that shell was the subshell of a page that is gone, not at all. So all goes
+    where its page asks for, but for the answers to a request (by its id) that a shell waits for.
     """
-    comm: Any = getattr(sys.modules.get("ipykernel.comm.comm"), "BaseComm", None)
+    module: Any = sys.modules.get("ipykernel.comm.comm")
+    comm: Any = getattr(module, "BaseComm", None)
     own = getattr(comm, "_reply_subshell_for", None)
     if own is None or hasattr(own, "__wrapped__"):
         return
+    request_id = getattr(module, "_request_id", lambda _: None)
 
     @functools.wraps(own)
-    def to_one_that_is_there(self: Any, data: Any, asked_for: str | None) -> str | None:
-        found: str | None = own(self, data, asked_for)
+    def as_asked(self: Any, data: Any, asked_for: str | None) -> str | None:
+        awaited = request_id(data) in getattr(self, "_reply_subshell_ids", ())
+        found: str | None = own(self, data, asked_for) if awaited else asked_for
         if found is None or self.kernel is None:
             return found
         there = self.kernel.shell_channel_thread.manager.list_subshell()
-        return found if found in there else asked_for
+        return next((one for one in (found, asked_for) if one in there), None)
 
-    comm._reply_subshell_for = to_one_that_is_there
+    comm._reply_subshell_for = as_asked
 
 
 def set_titles(container: widgets.Accordion | widgets.Tab, titles: Sequence[str]) -> None:

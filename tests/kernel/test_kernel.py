@@ -276,6 +276,32 @@ def test_widgets_state_is_plain_json(lab: Kernel) -> None:
     assert len(state["state"]) > 20
 
 
+def test_what_a_page_says_is_handled_in_its_order_by_one_thread(lab: Kernel) -> None:
+    """JupyterLab sends what it says of widgets to a subshell; the kernel has shown some of them from its main
+    shell last, and others from there."""
+    if "kernel subshells" not in lab.client.kernel_info(reply=True)["content"].get("supported_features", ()):
+        pytest.skip("this kernel has no subshells")
+    box, go = (
+        lab.run(f"import threading; heard = []; {name} = ipywidgets.{kind}(); print({name}.model_id)")
+        for name, kind in (("box", "Text"), ("go", "Button"))
+    )
+    lab.run(
+        "heard = []; hear = lambda what: (heard.append((what, threading.get_ident())), time.sleep(0.2))\n"
+        "box.observe(lambda change: hear(change['new']), 'value'); go.on_click(lambda _: hear('click'))"
+    )
+    subshell = lab.control("create_subshell_request")["subshell_id"]
+    for text in ("one", "two", "three"):
+        lab.tell("comm_msg", subshell, comm_id=box, data={"method": "update", "state": {"value": text}})
+        lab.tell("comm_msg", subshell, comm_id=go, data={"method": "custom", "content": {"event": "click"}})
+        if text == "one":  # the box is now shown from there, the button from the main shell
+            lab.until("len(heard) == 2")
+            lab.run("go.description = 'Go'")
+    lab.until("len(heard) == 6")
+    assert lab.run("print(*(what for what, _ in heard))") == "one click two click three click"
+    assert lab.run("print(len({thread for _, thread in heard}))") == "1"
+    lab.control("delete_subshell_request", subshell_id=subshell)
+
+
 def test_a_click_arrives_though_the_page_that_the_kernel_last_heard_of_is_gone(lab: Kernel) -> None:
     """A page that opens asks for all widgets from a subshell of its own, which it then deletes.
 
