@@ -30,6 +30,7 @@ class Branching(widgets.VBox):
     def __init__(self, branch: Callable[[int, dict[str, Any]], Any]) -> None:
         self._branch = branch
         self.checkpoint = widgets.Dropdown(description="Checkpoint", options=[])
+        self.checkpoint.add_class("ftk-inline")
         set_tooltip(self.checkpoint, "The step that the new run begins at")
         self.rate = _field("Learning rate", "as it was", "Peak of the learning rate of the new run")
         self.steps = _field("Until step", "as it was", "The step that the new run ends at")
@@ -46,13 +47,14 @@ class Branching(widgets.VBox):
         )
 
     def offer(self, steps: list[int]) -> None:
-        """The checkpoints to choose from, oldest first; the one chosen stays where it is still there."""
+        """The checkpoints to choose from, oldest first. The one chosen stays where it is still there, else it is
+        the newest."""
         newest_first = [(f"step {step:,}", step) for step in reversed(steps)]
         if list(self.checkpoint.options) != newest_first:
             chosen = self.checkpoint.value
-            self.checkpoint.options = newest_first
-            if chosen in steps:
-                self.checkpoint.value = chosen
+            self.checkpoint.options = newest_first  # which takes the choice away
+            if steps:
+                self.checkpoint.value = chosen if chosen in steps else steps[-1]
 
     def start(self) -> None:
         """Branch as the fields say.

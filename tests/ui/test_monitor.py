@@ -316,6 +316,7 @@ def test_a_run_is_rewound_to_a_checkpoint(
     form = monitor.branching
     until(lambda: [value for _, value in form.checkpoint.options] == [4, 2])
     until(lambda: monitor._branch_fold.layout.display is None)
+    assert "run.branch(4)" in form.code.value, "the newest, where nothing is chosen"
     form.checkpoint.value = 2
     form.rate.value = "fast"
     form.begin.click()
