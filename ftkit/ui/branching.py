@@ -47,7 +47,7 @@ class Branching(widgets.VBox):
         )
 
     def offer(self, steps: list[int]) -> None:
-        """The checkpoints to choose from, oldest first. The choice stays where it can, else it is the newest."""
+        """The checkpoints to choose from, oldest first. The choice stays if it can, else: the newest."""
         newest_first = [(f"step {step:,}", step) for step in reversed(steps)]
         if list(self.checkpoint.options) != newest_first:
             chosen = self.checkpoint.value
