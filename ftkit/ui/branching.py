@@ -10,7 +10,8 @@ import ipywidgets as widgets
 from ftkit.errors import FtkitError
 from ftkit.ui import markup
 from ftkit.ui.host import set_tooltip
-from ftkit.ui.panels.base import button, row
+from ftkit.ui.panels.base import button, line, row
+from ftkit.ui.typed import number
 
 _WHAT = (
     "A new run goes on from a checkpoint of this one; this one stays as it is, and the chart shows both. "
@@ -32,8 +33,8 @@ class Branching(widgets.VBox):
         self.checkpoint = widgets.Dropdown(description="Checkpoint", options=[])
         self.checkpoint.add_class("ftk-inline")
         set_tooltip(self.checkpoint, "The step that the new run begins at")
-        self.rate = _field("Learning rate", "as it was", "Peak of the learning rate of the new run")
-        self.steps = _field("Until step", "as it was", "The step that the new run ends at")
+        self.rate = line("Learning rate", "as it was", "Peak of the learning rate of the new run")
+        self.steps = line("Until step", "as it was", "The step that the new run ends at")
         self.begin = button("Branch", "Start the new run", button_style="primary")
         self.code = widgets.HTML()
         for field in (self.checkpoint, self.rate, self.steps):
@@ -68,9 +69,9 @@ class Branching(widgets.VBox):
     def _changes(self) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         if text := self.rate.value.strip():
-            changes["training.learning_rate"] = _number(text, float, "learning rate", "1e-5")
+            changes["training.learning_rate"] = number(text, float, "learning rate", "1e-5")
         if text := self.steps.value.strip():
-            changes["training.max_steps"] = _number(text, int, "step", "200")
+            changes["training.max_steps"] = number(text, int, "step", "200")
         return changes
 
     def _show_code(self, _: Any) -> None:
@@ -80,17 +81,3 @@ class Branching(widgets.VBox):
             return
         call = f"run.branch({self.checkpoint.value}{f', {changes}' if changes else ''})"
         self.code.value = markup.muted("In Python: ") + f"<code>{markup.escape(call)}</code>"
-
-
-def _field(name: str, placeholder: str, tooltip: str) -> widgets.Text:
-    field = widgets.Text(description=name, placeholder=placeholder)
-    field.add_class("ftk-inline")
-    set_tooltip(field, tooltip)
-    return field
-
-
-def _number(text: str, kind: Callable[[str], Any], what: str, such: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise FtkitError(f"{text[:40]!r} is no {what}.", f"Give a number such as {such}.") from None

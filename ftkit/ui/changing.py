@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from ftkit.errors import FtkitError
 from ftkit.ui import markup
-from ftkit.ui.host import set_tooltip
-from ftkit.ui.panels.base import button, row
+from ftkit.ui.panels.base import button, line, row
+from ftkit.ui.typed import number
 
 if TYPE_CHECKING:
     from ftkit.runs import Run
@@ -29,11 +28,11 @@ class Changing(widgets.VBox):
 
     def __init__(self, act: Act) -> None:
         self._act = act
-        self.rate = widgets.Text(
-            description="Learning rate", placeholder="such as 1e-4", continuous_update=True
+        self.rate = line(
+            "Learning rate",
+            "such as 1e-4",
+            "New peak of the learning rate; the shape of its schedule stays",
         )
-        self.rate.add_class("ftk-inline")
-        set_tooltip(self.rate, "New peak of the learning rate; the shape of its schedule stays")
         self.set_rate = button("Set", "Use this learning rate from the next step on", self.change_rate)
         self.save = button(
             "Save now",
@@ -68,13 +67,7 @@ class Changing(widgets.VBox):
         text = self.rate.value.strip()
 
         def change(run: Run) -> None:
-            try:
-                rate = float(text)
-            except ValueError:
-                raise FtkitError(
-                    f"{text[:40]!r} is no learning rate.", "Give a number such as 1e-4."
-                ) from None
-            run.set_learning_rate(rate)
+            run.set_learning_rate(number(text, float, "learning rate", "1e-4"))
 
         self._act(change, f"The peak learning rate is {text} from the next step on.")
 

@@ -80,10 +80,9 @@ class Transcript(anywidget.AnyWidget):
         bool
             Whether it was shown. Otherwise there is nothing to make up for: the next one has it all.
         """
-        seen = self._drawn == self._updates
-        if time.monotonic() - self._updated < (
-            1 / UPDATES_A_SECOND if seen else max(PATIENCE, 2 * self._delay)
-        ):
+        drawn = self._drawn == self._updates
+        pause = 1 / UPDATES_A_SECOND if drawn else max(PATIENCE, 2 * self._delay)
+        if time.monotonic() - self._updated < pause:
             return False
         self._updates += 1
         self._updated = time.monotonic()

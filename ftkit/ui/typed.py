@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 
+from ftkit.errors import FtkitError
 from ftkit.recipe.yaml import PlainLoader
 
 _ASSIGNED = re.compile(r"([{,]\s*\w+)\s*=\s*")
@@ -75,6 +76,27 @@ def read(text: str, plain: Any, optional: bool, lines: bool = False) -> Any:
     if plain is tuple:
         return tuple(filter(None, map(str.strip, text.splitlines()))) if lines else _names(text)
     return Path(text) if plain is Path else text
+
+
+def number(text: str, kind: Callable[[str], Any], what: str, such: str) -> Any:
+    """A number that a person typed into a box of its own.
+
+    Parameters
+    ----------
+    kind
+        `float` or `int`.
+    what, such
+        What it is, and an example, for the error.
+
+    Raises
+    ------
+    FtkitError
+        When it is none.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        raise FtkitError(f"{text[:40]!r} is no {what}.", f"Give a number such as {such}.") from None
 
 
 def _names(text: str) -> str | tuple[str, ...]:

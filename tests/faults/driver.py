@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("FTKIT_QUEUE", tempfile.mkdtemp(prefix="ftkit-queue-"))
@@ -385,42 +386,47 @@ def inject(trials: Trials, wanted: int) -> dict[str, list[str]]:
     return wrong
 
 
-def stop_latency(trials: Trials, wanted: int) -> tuple[list[float], float]:
+@dataclass
+class Stoppable:
+    """A run under way."""
+
+    folder: RunFolder
+    running: Callable[[], bool]
+    stop: Callable[[], object]
+    wait: Callable[[], object]
+
+
+def in_a_process(trials: Trials, number: int) -> Stoppable:
+    """A run in a process of its own."""
+    folder = trials.new(trials.work / f"stops-{number}")
+    child = trials.child(folder, resume=False)
+    return Stoppable(folder, child.running, lambda: folder.wishes().ask(Wish("stop")), child.wait)
+
+
+def in_a_thread(trials: Trials, number: int) -> Stoppable:
+    """A run in this process; only after all forks, for it starts torch's threads here."""
+    run = ftkit.start(trials.recipe(trials.work / f"threads-{number}"))
+    return Stoppable(RunFolder.open(run.path), lambda: run.active, run.stop, lambda: run.wait(60))
+
+
+def stop_latency(
+    trials: Trials, wanted: int, begin: Callable[[Trials, int], Stoppable]
+) -> tuple[list[float], float]:
     """Seconds from Stop to the run's end, each at another moment; and the longest step."""
     waits = []
     longest = 0.0
     for number in range(wanted):
-        folder = trials.new(trials.work / f"stops-{number}")
-        child = trials.child(folder, resume=False)
+        run = begin(trials, number)
         deadline = time.monotonic() + trials.chance.uniform(0, trials.seconds)
-        while child.running() and time.monotonic() < deadline:
+        while run.running() and time.monotonic() < deadline:
             time.sleep(0.002)
-        if not child.running():
-            continue
-        asked = time.monotonic()
-        folder.wishes().ask(Wish("stop"))
-        child.wait()
-        waits.append(time.monotonic() - asked)
-        longest = max(longest, _stopped(folder))
-    return waits, longest
-
-
-def stop_latency_of_threads(trials: Trials, wanted: int) -> tuple[list[float], float]:
-    """The same for runs in threads of this process; after all forks, for it starts torch's threads here."""
-    waits = []
-    longest = 0.0
-    for number in range(wanted):
-        run = ftkit.start(trials.recipe(trials.work / f"threads-{number}"))
-        deadline = time.monotonic() + trials.chance.uniform(0, trials.seconds)
-        while run.active and time.monotonic() < deadline:
-            time.sleep(0.002)
-        if not run.active:
+        if not run.running():
             continue
         asked = time.monotonic()
         run.stop()
-        run.wait(60)
+        run.wait()
         waits.append(time.monotonic() - asked)
-        longest = max(longest, _stopped(RunFolder.open(run.path)))
+        longest = max(longest, _stopped(run.folder))
     return waits, longest
 
 
@@ -465,8 +471,8 @@ def main() -> int:
         )
         late = 0
         if given.stops:
-            for kind, measure in (("process", stop_latency), ("thread", stop_latency_of_threads)):
-                waits, step = measure(trials, given.stops)
+            for kind, begin in (("process", in_a_process), ("thread", in_a_thread)):
+                waits, step = stop_latency(trials, given.stops, begin)
                 too_late = sum(wait > step + 2 for wait in waits)
                 late += too_late
                 print(

@@ -138,6 +138,12 @@ class Kernel:
         self.tell("comm_close", subshell, **control)
         self.control("delete_subshell_request", subshell_id=subshell)
 
+    def needs_subshells(self) -> None:
+        """Skip the test where there are none: in ipykernel 6."""
+        info = self.client.kernel_info(reply=True)["content"]
+        if "kernel subshells" not in info.get("supported_features", ()):
+            pytest.skip("this kernel has no subshells")
+
     def control(self, kind: str, **content: Any) -> dict[str, Any]:
         self.client.control_channel.send(self.client.session.msg(kind, content))
         while True:
@@ -279,8 +285,7 @@ def test_widgets_state_is_plain_json(lab: Kernel) -> None:
 def test_what_a_page_says_is_handled_in_its_order_by_one_thread(lab: Kernel) -> None:
     """JupyterLab sends what it says of widgets to a subshell; the kernel has shown some of them from its main
     shell last, and others from there."""
-    if "kernel subshells" not in lab.client.kernel_info(reply=True)["content"].get("supported_features", ()):
-        pytest.skip("this kernel has no subshells")
+    lab.needs_subshells()
     box, go = (
         lab.run(f"import threading; heard = []; {name} = ipywidgets.{kind}(); print({name}.model_id)")
         for name, kind in (("box", "Text"), ("go", "Button"))
@@ -307,8 +312,7 @@ def test_a_click_arrives_though_the_page_that_the_kernel_last_heard_of_is_gone(l
 
     What a thread shows after that is still sent as an answer to that page.
     """
-    if "kernel subshells" not in lab.client.kernel_info(reply=True)["content"].get("supported_features", ()):
-        pytest.skip("this kernel has no subshells")
+    lab.needs_subshells()
     path = lab.run("train.workspace.run = run = ftkit.start(recipe()); print(run.path)")
     lab.until("run.progress.step > 3")
     resume = lab.run(f"print({button('monitor', 'Resume')}.model_id)")

@@ -78,6 +78,14 @@ def button(text: str, tooltip: str, on_click: Any = None, **traits: Any) -> widg
     return made
 
 
+def line(label: str, placeholder: str, tooltip: str) -> widgets.Text:
+    """A box for a few words or a number, its label beside it."""
+    made = widgets.Text(description=label, placeholder=placeholder)
+    made.add_class("ftk-inline")
+    host.set_tooltip(made, tooltip)
+    return made
+
+
 def choices(
     options: list[tuple[str, str]], value: str, tooltips: list[str], label: str
 ) -> widgets.ToggleButtons:

@@ -16,7 +16,8 @@ from ftkit.ui._figure import OTHERS
 from ftkit.ui._history import History
 from ftkit.ui.branching import Branching
 from ftkit.ui.changing import Changing
-from ftkit.ui.host import set_titles, set_tooltip
+from ftkit.ui.form import folded
+from ftkit.ui.host import set_tooltip
 from ftkit.ui.panels.base import Panel, button, card, leads_to, row
 from ftkit.ui.svg_chart import SvgChart
 from ftkit.ui.ticker import SECONDS_BETWEEN_LOOKS, Ticker, Worker
@@ -237,14 +238,10 @@ class MonitorPanel(Panel):
         self._notes = widgets.HTML()
         self._samples = widgets.HTML()
         self.changing = Changing(self._change)
-        self._change_fold = widgets.Accordion([self.changing], selected_index=None)
-        set_titles(self._change_fold, ["Change the run while it runs"])
-        self._change_fold.add_class("ftk-folded")
+        self._change_fold = folded({"Change the run while it runs": lambda: self.changing})
         self.branching = Branching(self.branch)
         self.branching.begin.on_click(lambda _: self._click(self.branching.start))
-        self._branch_fold = widgets.Accordion([self.branching], selected_index=None)
-        set_titles(self._branch_fold, ["Go on from a checkpoint as a branch"])
-        self._branch_fold.add_class("ftk-folded")
+        self._branch_fold = folded({"Go on from a checkpoint as a branch": lambda: self.branching})
         self._branch_fold.layout.display = "none"
         self._empty = widgets.HTML(_run_view.empty_state())
         self._body = widgets.VBox(
