@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,27 @@ def test_a_run_is_rewound_to_a_checkpoint(
     assert branch.recipe.training.learning_rate == 1e-5
     assert branch.checkpoints == [2]
     until(lambda: "branch of first from step 2" in monitor._head.value)
+
+
+def test_branch_pressed_twice_makes_one(
+    monitor: MonitorPanel, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, asked = threading.Event(), []
+
+    def branch(self: ftkit.Run, step: int | None = None, changes: object = None) -> ftkit.Run:
+        asked.append(step)
+        go_on.wait(10)
+        return folder_of("second", workspace)
+
+    monkeypatch.setattr(ftkit.Run, "branch", branch)
+    monitor.show(folder_of("first", workspace))
+    monitor.branching.begin.click()
+    until(lambda: len(asked) == 1)
+    monitor.branching.begin.click()
+    assert "A branch is being made already" in monitor._message.value
+    go_on.set()
+    until(lambda: workspace.run is not None)
+    assert len(asked) == 1
 
 
 def test_a_branch_that_cannot_be_is_said(monitor: MonitorPanel, workspace: Workspace) -> None:

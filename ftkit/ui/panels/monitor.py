@@ -160,6 +160,8 @@ class MonitorPanel(Panel):
         run = self._run
         if run is None:
             raise FtkitError("There is no run to branch from.", "Start one, or open one from the list.")
+        if self._branching.busy:
+            raise FtkitError("A branch is being made already.", "It is shown as soon as it is there.")
         self._say("Copying the checkpoint…")
         self._branching.submit(lambda: run.branch(step, changes))
 
