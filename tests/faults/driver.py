@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -412,10 +413,15 @@ def in_a_thread(trials: Trials, number: int) -> Stoppable:
 def stop_latency(
     trials: Trials, wanted: int, begin: Callable[[Trials, int], Stoppable]
 ) -> tuple[list[float], float]:
-    """Seconds from Stop to the run's end, each at another moment; and the longest step."""
-    waits = []
+    """Seconds from Stop to the run's end, each at another moment; and the longest step.
+
+    A run that ends before its moment does not count, and another takes its place.
+    """
+    waits: list[float] = []
     longest = 0.0
-    for number in range(wanted):
+    for number in itertools.count():
+        if len(waits) == wanted:
+            break
         run = begin(trials, number)
         deadline = time.monotonic() + trials.chance.uniform(0, trials.seconds)
         while run.running() and time.monotonic() < deadline:
@@ -476,7 +482,7 @@ def main() -> int:
                 too_late = sum(wait > step + 2 for wait in waits)
                 late += too_late
                 print(
-                    f"stops of a {kind}: {len(waits)}, longest {max(waits):.2f} s, "
+                    f"stops: {len(waits)}, each of a {kind}, longest {max(waits):.2f} s, "
                     f"longest step {step:.2f} s, {too_late} too late",
                     flush=True,
                 )
