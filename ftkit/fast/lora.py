@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ftkit.fast import products
+
 _ALIGN = 16
 """Columns for the ranks are padded to a multiple of this: products run best on such widths."""
 
@@ -128,7 +130,7 @@ class Group:
         """(tokens, inputs + ranks) to (tokens, outputs)."""
         if self.bias is not None:
             return torch.addmm(self.bias, wide, self.extended.T)
-        return wide @ self.extended.T
+        return products.times(wide, self.extended)
 
     def back(self, grad: torch.Tensor, needs_input: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Gradients of the inputs (tokens, inputs) and of h (tokens, ranks), from that of the outputs."""

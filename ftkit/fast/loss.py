@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
+from ftkit.fast import compiled, products
 
 SLICE_BYTES = 48 * 2**20
 """Size of one slice of fp32 logits."""
@@ -222,7 +222,7 @@ def _score(
     with_slope: bool,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The scores of a slice that are had in one pass; the slope of what is learned in the head's outputs."""
-    made = hidden.to(head.dtype) @ head.T
+    made = products.times(hidden.to(head.dtype), head)
     scores: dict[str, torch.Tensor] = {}
     if extra.top:
         scores["top_entropy"] = top_entropy(made if bias is None else made + bias, extra.top, logits)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from transformers.models.llama import modeling_llama
 
-from ftkit.fast import attention, compiled, decoding, loss
+from ftkit.fast import attention, compiled, decoding, loss, products
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
@@ -93,6 +93,18 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
         lambda: [_as_peft(F.silu(_as_peft(x, gate)) * _as_peft(x, up), down)],
         (x, *_trained(gate, up, down)),
     )  # fmt: skip
+
+
+def few_rows(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """Products of so few rows that they have a kernel of their own."""
+    width, wide, *_ = model
+    x, weight = torch.randn(tokens, width, dtype=dtype), torch.randn(2 * wide, width, dtype=dtype)
+    if tokens <= FEW:
+        yield Case(
+            "product", f"{tokens} x {width} -> {2 * wide}",
+            lambda: [products.times(x, weight)],
+            lambda: [x @ weight.T],
+        )  # fmt: skip
 
 
 def norms(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
@@ -198,9 +210,10 @@ def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
     )  # fmt: skip
 
 
-PIECES = (lora, norms, rotations, segments, scores, one_token)
-TOKENS = (8, 64, 256, 1880)
-"""Tokens of a batch: a row of one word or two, a short row, a row, eight rows of about 235."""
+PIECES = (lora, few_rows, norms, rotations, segments, scores, one_token)
+TOKENS = (8, 32, 64, 256, 1880)
+"""Tokens of a batch: a row of one word or two, two short rows, a row, eight rows of about 235."""
+FEW = 32
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftkit.fast import attention, compiled, loss
+from ftkit.fast import attention, compiled, loss, products
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
@@ -69,6 +69,23 @@ def test_grouped_linear_equals_its_layers(tokens: int, shapes: list[tuple[int, i
     want = torch.cat([by_hand(x, one) for one in layers], -1)
     trained = [p for one in layers for p in (one.a, one.b) if p is not None]
     same(grouped_linear(x, Group(layers)), want, [x, *trained])
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 34), st.integers(1, 70), st.integers(1, 40), st.integers(0, 5))
+@torch.no_grad()
+def test_a_product_of_few_rows_is_the_product(rows: int, inputs: int, outputs: int, gap: int) -> None:
+    torch.manual_seed(rows * 71 + inputs)
+    x = torch.randn(rows, inputs + gap)[:, :inputs]  # views, as the pieces have them
+    weight = torch.randn(outputs, inputs + 2 * gap)[:, :inputs]
+    got = products.times(x, weight)
+    torch.testing.assert_close(got, (x.double() @ weight.double().T).float(), **CLOSE[torch.float32])
+    x[0, -1] = weight[-1, 0] = float("nan")
+    nan = products.times(x, weight).isnan()
+    assert nan[0].all()
+    assert nan[:, -1].all()
+    assert nan.sum() == rows + outputs - 1
 
 
 @pytest.mark.parametrize("recompute", [False, True])
