@@ -1,7 +1,7 @@
 """The product of a few rows with a large matrix, in float32 on the processor.
 
-Libraries of products cut such a matrix into pieces before they multiply, which pays for many rows. For 8 rows they
-take two to three times as long as the kernel here, which reads the matrix as it lies.
+Libraries of products cut such a matrix into pieces before they multiply, which pays for many rows. For 8 rows
+they take two to three times as long as the kernel here, which reads the matrix as it lies.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ ALWAYS_ARCHITECTURES = ("llama", "gpt2", "qwen3_moe")
 WHOLE = "FTKIT_GRID"
 """Set in the environment, it asks for all cells."""
 RATE = 3e-3
-STEPS = 6
+STEPS, MOST_STEPS = 6, 90
+FALLEN = 0.95
+"""The share of the first loss at which a cell has learned: it takes six steps, and more until then."""
 _ROLLED_OUT = 12
 _ROLLED_OUT_RATE = {"model": 0.03, "adapter": 0.01}
 _OWN_WEIGHTS = ("full", "freeze")
@@ -226,8 +228,8 @@ def train(loaded: LoadedModel, recipe: Recipe, folder: Path) -> list[float]:
     trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0)
     loaded.model.train()
-    losses = []
-    for _ in range(STEPS):
+    losses: list[float] = []
+    while len(losses) < STEPS or (losses[-1] > FALLEN * losses[0] and len(losses) < MOST_STEPS):
         terms = objective.outcome(passes, batch).terms
         loss = sum(term / count for term, count in zip(terms, counts, strict=True))
         loss.backward()

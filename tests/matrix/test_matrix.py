@@ -40,7 +40,7 @@ def test_it_trains_saves_and_loads_again(
     loaded, before = cells.prepared(recipe)
     losses = cells.train(loaded, recipe, tmp_path)
     note(row, cell.architecture, f"{losses[-1] / losses[0]:.2f}")
-    assert losses[-1] < losses[0] - min(0.01, losses[0] / 20)
+    assert losses[-1] <= cells.FALLEN * losses[0]
     after = cells.scores(loaded)
     assert (after - before).abs().max() > 0.01
     saved = save_adapter(loaded, tmp_path / "saved")
