@@ -74,11 +74,14 @@ class UnionForm(widgets.VBox):
             return
         if reason := why_not(self.section, name):
             raise RecipeError(f"{card(self.section, name).title} {reason}.")
-        recipe = self.workspace.recipe
-        preset = presets.matching(recipe)
-        changed = recipe.replace({self.section: self._values(name)})
-        self._kept[self.current] = getattr(recipe, self.section).model_dump()
-        self.workspace.recipe = presets.apply(changed, preset) if preset else changed
+
+        def with_type(recipe: Recipe) -> Recipe:
+            preset = presets.matching(recipe)
+            changed = recipe.replace({self.section: self._values(name)})
+            self._kept[self.current] = getattr(recipe, self.section).model_dump()
+            return presets.apply(changed, preset) if preset else changed
+
+        self.workspace.change(with_type)
 
     def _values(self, name: str) -> dict[str, Any]:
         return self._kept.get(name, {"type": name})

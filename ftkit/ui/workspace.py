@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import traitlets
@@ -54,8 +55,12 @@ class Workspace(traitlets.HasTraits):
         RecipeError
             When the result would not be a Recipe. The Recipe is then as it was.
         """
+        return self.change(lambda recipe: recipe.replace(changes))
+
+    def change(self, function: Callable[[Recipe], Recipe]) -> Recipe:
+        """Replace the Recipe by what `function` makes of it, with no other edit in between."""
         with self._lock:
-            self.recipe = self.recipe.replace(changes)
+            self.recipe = function(self.recipe)
             return self.recipe
 
     def report(self, path: str, problem: str | None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ftkit.errors import RecipeError
@@ -51,3 +54,18 @@ def test_forgetting_an_observer_twice_is_no_error() -> None:
     workspace.observe(observer, "recipe")
     workspace.unobserve(observer, "recipe")
     workspace.unobserve(observer, "recipe")
+
+
+def test_no_change_is_lost_between_threads() -> None:
+    workspace = Workspace(Recipe().replace({"training.max_steps": 1}))
+
+    def one_more(recipe: Recipe) -> Recipe:
+        steps = recipe.training.max_steps
+        assert steps is not None
+        time.sleep(0.001)
+        return recipe.replace({"training.max_steps": steps + 1})
+
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(workspace.change, one_more) for _ in range(30)]:
+            done.result()
+    assert workspace.recipe.training.max_steps == 31

@@ -100,7 +100,7 @@ class TrainPanel(Panel):
         RecipeError
             When there is no such preset.
         """
-        self.workspace.recipe = presets.apply(self.workspace.recipe, name)
+        self.workspace.change(lambda recipe: presets.apply(recipe, name))
 
     def start(self) -> Run:
         """Start a run of the Recipe, as the button does, and return it.
