@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ftkit.errors import RecipeError
+from ftkit.recipe import Recipe
 from ftkit.ui import Workspace
 
 
