@@ -315,50 +315,6 @@ static void one_query(const T* q, const T* k, int64_t k_head, const T* v, int64_
     }
 }
 
-// ---- Products of few rows, in float: libraries cut the matrix into pieces first, which takes longer than they do --
-typedef float lanes __attribute__((vector_size(32)));
-static inline lanes at(const float* p) {
-    lanes v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-static inline float sum(lanes v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-
-// R rows of x times four rows of w: every number that is loaded is used more than once
-template <int R>
-static void times_four(const float* x, int64_t x_stride, const Four<float>& w, int64_t n, float* y, int64_t y_stride,
-                       int64_t columns) {
-    const float* rows[4] = {w.a, w.b, w.c, w.d};
-    lanes sums[R][4] = {};
-    int64_t j = 0;
-    for (; j + 8 <= n; j += 8) {
-        lanes of_w[4] = {at(w.a + j), at(w.b + j), at(w.c + j), at(w.d + j)};
-        for (int r = 0; r < R; ++r) {
-            lanes of_x = at(x + r * x_stride + j);
-            for (int c = 0; c < 4; ++c) sums[r][c] += of_x * of_w[c];
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int64_t c = 0; c < columns; ++c) {
-            float s = sum(sums[r][c]);
-            for (int64_t k = j; k < n; ++k) s += x[r * x_stride + k] * rows[c][k];
-            y[r * y_stride + c] = s;
-        }
-}
-
-// y = x Wᵀ: (rows, inputs) and (outputs, inputs) to (rows, outputs)
-static void few_rows(const float* x, int64_t x_stride, const float* w, int64_t w_stride, float* y, int64_t rows,
-                     int64_t inputs, int64_t outputs, int64_t threads) {
-    ROWS(outputs * inputs) for (int64_t block = 0; block < outputs; block += 4) {
-        Four<float> four(w, w_stride, block, outputs);
-        int64_t columns = std::min<int64_t>(4, outputs - block), r = 0;
-        for (; r + 2 <= rows; r += 2)
-            times_four<2>(x + r * x_stride, x_stride, four, inputs, y + r * outputs + block, outputs, columns);
-        if (r < rows)
-            times_four<1>(x + r * x_stride, x_stride, four, inputs, y + r * outputs + block, outputs, columns);
-    }
-}
-
 #define BOTH(T, suffix)                                                                                          \
     void rms_norm_##suffix(const void* x, const void* w, float offset, float eps, void* y, int64_t y_stride,     \
                            void* inverse, int64_t rows, int64_t n, int64_t threads) {                                \
@@ -414,8 +370,4 @@ static void few_rows(const float* x, int64_t x_stride, const float* w, int64_t w
 extern "C" {
 BOTH(bf16, bf16)
 BOTH(float, f32)
-void few_rows_f32(const void* x, int64_t x_stride, const void* w, int64_t w_stride, void* y, int64_t rows,
-                  int64_t inputs, int64_t outputs, int64_t threads) {
-    few_rows((const float*)x, x_stride, (const float*)w, w_stride, (float*)y, rows, inputs, outputs, threads);
-}
 }

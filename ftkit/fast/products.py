@@ -1,44 +1,145 @@
-"""The product of a few rows with a large matrix, in float32 on the processor.
+"""Products in float32 by the library that numpy brings, where it is faster than torch's.
 
-Libraries of products cut such a matrix into pieces before they multiply, which pays for many rows. For 8 rows
-they take two to three times as long as the kernel here, which reads the matrix as it lies.
+torch multiplies by MKL, which on AMD's processors reaches half to two thirds of what numpy's OpenBLAS does
+(tests/benchmarks/NOTES.md). Both sum in float32, in another order.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import threadpoolctl
 import torch
+from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
+from ftkit.models.device import probe
 
-_FEW = range(2, 33)
-"""Rows for which the kernel is faster (`python -m tests.benchmarks.kernel_speed --only mlp,lora,product`)."""
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(n, k) and (k, m) to (n, m); no gradient goes through."""
+LEAST = 8
+"""Rows, columns and terms of a sum below which torch is as fast."""
+_SHARED = 1 << 21
+"""Multiplications from which a product is shared among threads."""
 
 
-def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`x @ weight.T`, without a gradient where the rows are few.
+@functools.cache
+def why_not() -> str | None:
+    """Why torch's own products stay on this machine, or None where numpy's are faster."""
+    if "AMD" not in probe("cpu").name or not torch.backends.mkl.is_available():
+        return "torch's own are taken on this processor"
+    return None if _library() else "numpy comes without OpenBLAS here"
 
-    Parameters
-    ----------
-    x
-        (rows, inputs).
-    weight
-        (outputs, inputs).
 
-    Returns
-    -------
-    torch.Tensor
-        (rows, outputs).
-    """
-    if (
-        len(x) not in _FEW
-        or x.dtype != torch.float32
-        or torch.is_grad_enabled()
-        or x.stride(1) != 1
-        or weight.stride(1) != 1
-        or not compiled.available(x, weight)
-    ):
-        return x @ weight.T
-    outputs, inputs = weight.shape
-    out = x.new_empty(len(x), outputs)
-    compiled.call("few_rows", x, x.stride(0), weight, weight.stride(0), out, len(x), inputs, outputs)
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`a @ b` of two matrices, by the faster library; without a gradient where that is numpy's."""
+    if not _takes(a, b):
+        return a @ b
+    out = a.new_empty(len(a), b.shape[1])
+    left, right, made = a.detach().numpy(), b.detach().numpy(), out.numpy()
+    shares = torch.get_num_threads() if a.numel() * b.shape[1] >= _SHARED else 1
+    with _no_threads:
+        if len(a) >= b.shape[1]:
+            parts = [(left[cut], right, made[cut]) for cut in _cuts(len(a), shares)]
+        else:
+            parts = [(left, right[:, cut], made[:, cut]) for cut in _cuts(b.shape[1], shares)]
+        others = [_pool(os.getpid(), shares).submit(_multiply, *part) for part in parts[1:]]
+        _multiply(*parts[0])
+        for other in others:
+            other.result()
     return out
+
+
+def _multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    np.matmul(left, right, out=out)
+
+
+def _cuts(count: int, shares: int) -> list[slice]:
+    ends = [count * share // shares for share in range(shares + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+@functools.cache
+def _pool(_: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process (by its id: a fork has none) that wait asleep.
+
+    OpenBLAS's own wait by turning for some milliseconds, on cores that torch's threads want by then.
+    """
+    return ThreadPoolExecutor(threads, thread_name_prefix="ftkit-products")
+
+
+@functools.cache
+def _library() -> Any:
+    """What sets the threads of numpy's OpenBLAS; None where numpy has another library."""
+    found = threadpoolctl.ThreadpoolController().select(internal_api="openblas").lib_controllers
+    return next((one for one in found if "numpy" in one.filepath), None)
+
+
+class _NoThreads:
+    """While anybody is within, numpy's OpenBLAS has no threads of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = _library().get_num_threads()
+                _library().set_num_threads(1)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                _library().set_num_threads(self._before)
+
+
+_no_threads = _NoThreads()
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias`: (..., inputs) and (outputs, inputs) to (..., outputs), differentiable in all."""
+    made: torch.Tensor = _Linear.apply(x, weight, bias)
+    return made
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
+        made = product(rows, weight.T)
+        return (made if bias is None else made.add_(bias)).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        rows, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        flat = grad.reshape(-1, grad.shape[-1])
+        return (
+            product(flat, weight).view(*grad.shape[:-1], weight.shape[1]) if of_x else None,
+            product(flat.T, rows) if of_weight else None,
+            flat.sum(0) if of_bias else None,
+        )
+
+
+def _takes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (
+        a.dtype == b.dtype == torch.float32
+        and a.is_cpu
+        and b.is_cpu
+        and min(*a.shape, b.shape[1]) >= LEAST
+        and 1 in a.stride()
+        and 1 in b.stride()
+        and not torch.is_grad_enabled()
+        and why_not() is None
+    )

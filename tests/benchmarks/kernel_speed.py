@@ -77,7 +77,7 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     width, wide, heads, kv_heads, size, _ = model
     x = torch.randn(1, tokens, width, dtype=dtype, requires_grad=True)
     qkv = [_linear(width, count * size, 8, dtype) for count in (heads, kv_heads, kv_heads)]
-    group = Group(qkv)
+    group = Group(qkv, products.product)
     yield Case(
         "lora", f"{tokens} x {width} -> {group.outputs}",
         lambda: grouped_linear(x, group).split([len(one.weight) for one in qkv], dim=-1),
@@ -86,7 +86,7 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     )  # fmt: skip
     gate, up, down = (_linear(width, wide, 8, dtype), _linear(width, wide, 8, dtype),
                       _linear(wide, width, 8, dtype))  # fmt: skip
-    gate_up, out = Group([gate, up]), Group([down])
+    gate_up, out = (Group(one, products.product) for one in ([gate, up], [down]))
     yield Case(
         "mlp", f"{tokens} x {width} x {wide}",
         lambda: [gated_mlp(x, gate_up, out, ACTIVATIONS[0])],
@@ -95,15 +95,17 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     )  # fmt: skip
 
 
-def few_rows(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
-    """Products of so few rows that they have a kernel of their own."""
+def matrices(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
+    """A linear layer whose weights are trained."""
     width, wide, *_ = model
-    x, weight = torch.randn(tokens, width, dtype=dtype), torch.randn(2 * wide, width, dtype=dtype)
-    if tokens <= FEW:
+    x = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(wide, width, dtype=dtype, requires_grad=True)
+    if products.why_not() is None and dtype == torch.float32:
         yield Case(
-            "product", f"{tokens} x {width} -> {2 * wide}",
-            lambda: [products.times(x, weight)],
-            lambda: [x @ weight.T],
+            "products", f"{tokens} x {width} -> {wide}",
+            lambda: [products.linear(x, weight)],
+            lambda: [F.linear(x, weight)],
+            (x, weight),
         )  # fmt: skip
 
 
@@ -183,7 +185,7 @@ def scores(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[
         head = torch.randn(words, width, dtype=dtype, requires_grad=trained)
         yield Case(
             "loss", f"{tokens} x {words}, head {'trained' if trained else 'frozen'}",
-            lambda head=head: [loss.token_scores(hidden, head, targets).logprobs],
+            lambda head=head: [loss.token_scores(hidden, head, targets, product=products.product).logprobs],
             lambda head=head: [loss.reference_logprobs(hidden, head, targets)],
             (hidden, head) if trained else (hidden,),
         )  # fmt: skip
@@ -210,10 +212,9 @@ def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
     )  # fmt: skip
 
 
-PIECES = (lora, few_rows, norms, rotations, segments, scores, one_token)
+PIECES = (lora, matrices, norms, rotations, segments, scores, one_token)
 TOKENS = (8, 32, 64, 256, 1880)
 """Tokens of a batch: a row of one word or two, two short rows, a row, eight rows of about 235."""
-FEW = 32
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -71,21 +73,47 @@ def test_grouped_linear_equals_its_layers(tokens: int, shapes: list[tuple[int, i
     same(grouped_linear(x, Group(layers)), want, [x, *trained])
 
 
-@needs_kernels
+@pytest.fixture(scope="module")
+def by_numpy() -> Iterator[None]:
+    """Products by numpy's library on any processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "why_not", lambda: None)
+        yield
+
+
+@pytest.mark.usefixtures("by_numpy")
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 34), st.integers(1, 70), st.integers(1, 40), st.integers(0, 5))
-@torch.no_grad()
-def test_a_product_of_few_rows_is_the_product(rows: int, inputs: int, outputs: int, gap: int) -> None:
+@given(st.integers(1, 34), st.integers(1, 70), st.integers(1, 40), st.integers(0, 5), st.booleans())
+def test_a_layer_by_numpys_library_is_the_layer(
+    rows: int, inputs: int, outputs: int, gap: int, bias: bool
+) -> None:
     torch.manual_seed(rows * 71 + inputs)
-    x = torch.randn(rows, inputs + gap)[:, :inputs]  # views, as the pieces have them
-    weight = torch.randn(outputs, inputs + 2 * gap)[:, :inputs]
-    got = products.times(x, weight)
-    torch.testing.assert_close(got, (x.double() @ weight.double().T).float(), **CLOSE[torch.float32])
-    x[0, -1] = weight[-1, 0] = float("nan")
-    nan = products.times(x, weight).isnan()
-    assert nan[0].all()
-    assert nan[:, -1].all()
-    assert nan.sum() == rows + outputs - 1
+    x = torch.randn(1, rows, inputs + gap)[..., :inputs].requires_grad_()  # views, as the pieces have them
+    weight = torch.randn(outputs, inputs + 2 * gap)[:, :inputs].requires_grad_()
+    over = [x, weight]
+    if bias:
+        over.append(torch.randn(outputs, requires_grad=True))
+    same(products.linear(x, *over[1:]), F.linear(x, *over[1:]), over)
+
+
+@pytest.mark.usefixtures("by_numpy")
+def test_products_by_numpys_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is asked, and not-a-numbers."""
+    asked = []
+    own = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *given, **more: asked.append(1) or own(*given, **more))
+    a, b = torch.randn(9, 8), torch.randn(12, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(products.product(a, b.T), a @ b.T)
+        assert len(asked) == 1
+        a[0, -1] = b[-1, 0] = float("nan")
+        nan = products.product(a, b.T).isnan()
+        assert nan.sum() == nan[0].sum() + nan[:, -1].sum() - 1 == 20
+        assert len(asked) == 2
+        for one, other in ((a[:7], b.T), (a.double(), b.T.double()), (a[:, ::2], b[:, ::2].T)):
+            products.product(one, other)
+    products.product(a.requires_grad_(), b.T).sum().backward()  # plain autograd where there is no node around
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("recompute", [False, True])
