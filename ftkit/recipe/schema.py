@@ -334,10 +334,16 @@ class Recipe(Section):
                 "objective.teacher, which has to be the model's own: leave them out"
             )
         beta = getattr(self.objective, "beta", 0)
-        if self.objective.reads == "prompts" and beta and self.method.type == "full":
+        if self.objective.reads == "prompts" and beta and self.method.saves == "model":
             raise ValueError(
-                f"objective.beta ({beta:g}) needs a reference, which method.type 'full' would "
+                f"objective.beta ({beta:g}) needs a reference, which method.type {self.method.type!r} would "
                 "keep as a second copy of the model: set objective.beta to 0, or train an adapter"
+            )
+        bias = getattr(self.method, "bias", "none")
+        if self.objective.reads == "prompts" and beta and bias != "none":
+            raise ValueError(
+                f"objective.beta ({beta:g}) needs the model without its adapter as a reference, and "
+                f"method.bias {bias!r} changes that: set objective.beta to 0, or method.bias to 'none'"
             )
         if self.objective.reads == "prompts" and self.compute.processes > 1:
             raise ValueError(

@@ -6,23 +6,29 @@ their group become likelier. What it said and got goes out as `rollout` events.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from ftkit.data.batches import PaddedCollator
+from ftkit.data.encoded import Encoded
 from ftkit.data.example import Example, UnusableRowError
 from ftkit.data.sides import question
 from ftkit.errors import DataError, RunError
+from ftkit.fast.logprobs import LogProbs
 from ftkit.models.load import LoadedModel
 from ftkit.recipe import GRPO, RLOO
 from ftkit.train.job import Job
 from ftkit.train.objectives.base import Outcome
 from ftkit.train.ranks import ALONE
+from ftkit.train.reference import is_the_base
 from ftkit.train.reporter import Reporter, Tally
 from ftkit.train.rewards import Reward, resolve
 from ftkit.train.steps import Counted, Steps, checkpoints_of, total_steps
@@ -170,13 +176,20 @@ class _Rollouts(Steps):
         self.checkpoints = checkpoints_of(job.recipe, job.folder)
         self.last_eval = None
         self._evaluated: dict[str, float] = {}
-        super().__init__(  # type: ignore[call-arg]
-            model=loaded.model,
-            reward_funcs=[_named(name) for name in rewards],
-            processing_class=loaded.tokenizer,
-            callbacks=[Reporter(self, job.sink)],
-            **trl,
-        )
+        head = loaded.model.get_output_embeddings()
+        if not hasattr(
+            head, "bias"
+        ):  # PEFT's trained tokens have a layer of their own, which TRL asks for it
+            head.bias = None
+        base_will_do = not job.recipe.objective.beta or _is_the_base(loaded)
+        with _one_adapter(loaded.model) if base_will_do else contextlib.nullcontext():
+            super().__init__(  # type: ignore[call-arg]
+                model=loaded.model,
+                reward_funcs=[_named(name) for name in rewards],
+                processing_class=loaded.tokenizer,
+                callbacks=[Reporter(self, job.sink)],
+                **trl,
+            )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)  # type: ignore[attr-defined]
 
@@ -247,6 +260,27 @@ class _Rollouts(Steps):
         )
         self.last_eval = (self.state.global_step, loss)
         return metrics
+
+
+def _is_the_base(loaded: LoadedModel) -> bool:
+    """Whether the model with its adapter off is the one that training begins from."""
+    ids = np.arange(1, 12, dtype=np.int32) * 37 % len(loaded.tokenizer)
+    row = Encoded(ids, np.ones(len(ids), bool), 0)
+    return is_the_base(loaded, LogProbs(False, None, ""), row, PaddedCollator(loaded.tokenizer.pad_token_id))
+
+
+@contextlib.contextmanager
+def _one_adapter(model: Any) -> Iterator[None]:
+    """Have TRL take the model with its adapter off as the reference, where it would copy the adapter."""
+    own = model.get_parameter
+    if hasattr(model, "add_adapter"):
+        model.add_adapter = lambda *_: None
+        model.get_parameter = lambda name: own(name.replace(".ref.", ".default."))  # copied onto itself
+    try:
+        yield
+    finally:
+        for name in ("add_adapter", "get_parameter"):
+            vars(model).pop(name, None)
 
 
 def _named(name: str) -> Any:

@@ -88,10 +88,12 @@ RATE = 3e-3
 STEPS, MOST_STEPS = 6, 90
 FALLEN = 0.95
 """The share of the first loss at which a cell has learned: it takes six steps, and more until then."""
-_ROLLED_OUT = 12
-_ROLLED_OUT_RATE = {"model": 0.03, "adapter": 0.01}
+_ROLLED_OUT = {"model": (12, 0.03), "adapter": (12, 0.01), "little": (30, 0.05)}
+"""Steps and learning rate of the objectives that draw replies."""
 _OWN_WEIGHTS = ("full", "freeze")
 """Methods that change weights of the model itself."""
+_LITTLE = ("ia3", "vera", "prompt", "prefix")
+"""Methods that have few numbers to change."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,16 @@ class Cell:
     def recipe(self, folder: Path, teacher: Path) -> Recipe:
         """What it is as a Recipe."""
         own = {"teacher": str(teacher)} if self.objective == "distillation" else {}
-        rate = _ROLLED_OUT_RATE["model" if METHODS[self.method].get("type") in _OWN_WEIGHTS else "adapter"]
+        own_weights = METHODS[self.method].get("type") in _OWN_WEIGHTS
+        kind = "model" if own_weights else "little" if self.method in _LITTLE else "adapter"
+        steps, rate = _ROLLED_OUT[kind]
         return Recipe(
             model=str(folder),
             method=METHODS[self.method],
             objective={"type": self.objective, **OBJECTIVES[self.objective], **own},
             compute={"device": "cpu", "dtype": "float32"},
             training={
-                "max_steps": _ROLLED_OUT, "batch_size": 2, "learning_rate": rate, "warmup": 0,
+                "max_steps": steps, "batch_size": 2, "learning_rate": rate, "warmup": 0,
                 "lr_scheduler": "constant", "evals": 0, "checkpoints": 0,
             },
         )  # fmt: skip

@@ -57,7 +57,12 @@ def test_replies_that_are_rewarded_become_likelier(
         assert event["rewards"]["vowels"] == pytest.approx(vowels([event["reply"]])[0])
     assert (run.path / "adapter" / "adapter_model.safetensors").exists()
     assert [event["step"] for event in run.events() if event["kind"] == "checkpoint"]
-    assert run.open_model().gate.holder is None
+    loaded = run.open_model()
+    assert loaded.gate.holder is None
+    assert list(loaded.model.peft_config) == ["default"]  # the reference is the model without it, no copy
+    if beta:
+        divergence = run.metrics.kl.dropna()
+        assert abs(divergence.iloc[0]) < 1e-4 < divergence.iloc[-1]
 
 
 def test_a_stopped_run_goes_on(recipe: Callable[..., Recipe]) -> None:
@@ -82,5 +87,12 @@ def test_a_reward_that_goes_wrong_ends_the_run_in_words(recipe: Callable[..., Re
 
 
 def test_a_reference_beside_full_fine_tuning_would_be_a_second_copy() -> None:
-    with pytest.raises(ftkit.errors.RecipeError, match=r"objective.beta .* method.type 'full'"):
-        Recipe(objective={"type": "rloo"}, method="full")
+    for method in ("full", "freeze"):
+        with pytest.raises(ftkit.errors.RecipeError, match=rf"objective.beta .* method.type '{method}'"):
+            Recipe(objective={"type": "rloo"}, method=method)
+
+
+def test_trained_biases_leave_no_reference() -> None:
+    with pytest.raises(ftkit.errors.RecipeError, match=r"objective.beta .* method.bias 'all'"):
+        Recipe(objective={"type": "rloo"}, method={"bias": "all"})
+    assert Recipe(objective={"type": "rloo", "beta": 0.0}, method={"bias": "all"}).method.bias == "all"
