@@ -107,28 +107,28 @@ _no_threads = _NoThreads()
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T + bias`: (..., inputs) and (outputs, inputs) to (..., outputs), differentiable in all."""
-    made: torch.Tensor = _Linear.apply(x, weight, bias)
-    return made
+    made: torch.Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return made.view(*x.shape[:-1], len(weight))  # out here: within, the result could not be changed in place
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+    def forward(
+        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
         made = product(rows, weight.T)
-        return (made if bias is None else made.add_(bias)).view(*x.shape[:-1], len(weight))
+        return made if bias is None else made.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         rows, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        flat = grad.reshape(-1, grad.shape[-1])
+        of_rows, of_weight, of_bias = ctx.needs_input_grad
         return (
-            product(flat, weight).view(*grad.shape[:-1], weight.shape[1]) if of_x else None,
-            product(flat.T, rows) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            product(grad, weight) if of_rows else None,
+            product(grad.T, rows) if of_weight else None,
+            grad.sum(0) if of_bias else None,
         )
 
 
