@@ -49,7 +49,12 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             parts = [(left[cut], right, made[cut]) for cut in _cuts(len(a), shares)]
         else:
             parts = [(left, right[:, cut], made[:, cut]) for cut in _cuts(b.shape[1], shares)]
-        others = [_pool(os.getpid(), shares).submit(_multiply, *part) for part in parts[1:]]
+        others = []
+        for part in parts[1:]:
+            try:
+                others.append(_pool(os.getpid(), shares).submit(_multiply, *part))
+            except RuntimeError:  # Python is ending
+                _multiply(*part)
         _multiply(*parts[0])
         for other in others:
             other.result()

@@ -181,7 +181,7 @@ class _Rollouts(Steps):
             head, "bias"
         ):  # PEFT's trained tokens have a layer of their own, which TRL asks for it
             head.bias = None
-        base_will_do = not job.recipe.objective.beta or _is_the_base(loaded)
+        base_will_do = not trl["args"].beta or _is_the_base(loaded)
         with _one_adapter(loaded.model) if base_will_do else contextlib.nullcontext():
             super().__init__(  # type: ignore[call-arg]
                 model=loaded.model,
