@@ -190,6 +190,8 @@ class _Rollouts(Steps):
                 callbacks=[Reporter(self, job.sink)],
                 **trl,
             )
+        if job.recipe.method.type == "prefix_tuning":  # a prefix has asked no expert
+            self.aux_loss_enabled = False
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)  # type: ignore[attr-defined]
 

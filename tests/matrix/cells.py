@@ -88,12 +88,13 @@ RATE = 3e-3
 STEPS, MOST_STEPS = 6, 90
 FALLEN = 0.95
 """The share of the first loss at which a cell has learned: it takes six steps, and more until then."""
-_ROLLED_OUT = {"model": (12, 0.03), "adapter": (12, 0.01), "little": (30, 0.05)}
-"""Steps and learning rate of the objectives that draw replies."""
-_OWN_WEIGHTS = ("full", "freeze")
-"""Methods that change weights of the model itself."""
-_LITTLE = ("ia3", "vera", "prompt", "prefix")
-"""Methods that have few numbers to change."""
+_ROLLED_OUT = {
+    ("full", "freeze", "expand"): (12, 0.03),
+    ("adalora", "boft"): (30, 0.02),  # change little at a time
+    ("ia3", "vera", "prompt"): (30, 0.05),  # have few numbers to change
+    ("prefix",): (100, 0.05),
+}
+"""Steps and learning rate of the objectives that draw replies, by method."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,15 @@ class Cell:
             return True
         return self.method in ALWAYS_METHODS and self.architecture in ALWAYS_ARCHITECTURES
 
+    @property
+    def rolled_out(self) -> tuple[int, float]:
+        """Steps and learning rate where replies are drawn."""
+        return next((how for names, how in _ROLLED_OUT.items() if self.method in names), (12, 0.01))
+
     def recipe(self, folder: Path, teacher: Path) -> Recipe:
         """What it is as a Recipe."""
         own = {"teacher": str(teacher)} if self.objective == "distillation" else {}
-        own_weights = METHODS[self.method].get("type") in _OWN_WEIGHTS
-        kind = "model" if own_weights else "little" if self.method in _LITTLE else "adapter"
-        steps, rate = _ROLLED_OUT[kind]
+        steps, rate = self.rolled_out
         return Recipe(
             model=str(folder),
             method=METHODS[self.method],
