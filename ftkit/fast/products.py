@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -37,32 +37,48 @@ def why_not() -> str | None:
     return None if _library() else "numpy comes without OpenBLAS here"
 
 
+@functools.cache
+def _cores() -> int:
+    """Shares of a product, for any number of threads: OpenBLAS rounds by the size of a share."""
+    return probe("cpu").cores
+
+
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """`a @ b` of two matrices, by the faster library; without a gradient where that is numpy's."""
     if not _takes(a, b):
         return a @ b
     out = a.new_empty(len(a), b.shape[1])
     left, right, made = a.detach().numpy(), b.detach().numpy(), out.numpy()
-    shares = torch.get_num_threads() if a.numel() * b.shape[1] >= _SHARED else 1
+    shares = _cores() if a.numel() * b.shape[1] >= _SHARED else 1
+    threads = min(shares, torch.get_num_threads())
+    if len(a) >= b.shape[1]:
+        parts = [(left[cut], right, made[cut]) for cut in _cuts(len(a), shares)]
+    else:
+        parts = [(left, right[:, cut], made[:, cut]) for cut in _cuts(b.shape[1], shares)]
     with _no_threads:
-        if len(a) >= b.shape[1]:
-            parts = [(left[cut], right, made[cut]) for cut in _cuts(len(a), shares)]
-        else:
-            parts = [(left, right[:, cut], made[:, cut]) for cut in _cuts(b.shape[1], shares)]
-        others = []
-        for part in parts[1:]:
-            try:
-                others.append(_pool(os.getpid(), shares).submit(_multiply, *part))
-            except RuntimeError:  # Python is ending
-                _multiply(*part)
-        _multiply(*parts[0])
+        others = [_elsewhere(threads, parts[thread::threads]) for thread in range(1, threads)]
+        _multiply(parts[::threads])
         for other in others:
             other.result()
     return out
 
 
-def _multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    np.matmul(left, right, out=out)
+_Parts = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _multiply(parts: _Parts) -> None:
+    for left, right, out in parts:
+        np.matmul(left, right, out=out)
+
+
+def _elsewhere(threads: int, parts: _Parts) -> Future[None]:
+    try:
+        return _pool(os.getpid(), threads).submit(_multiply, parts)
+    except RuntimeError:  # Python is ending
+        done: Future[None] = Future()
+        _multiply(parts)
+        done.set_result(None)
+        return done
 
 
 def _cuts(count: int, shares: int) -> list[slice]:

@@ -48,7 +48,8 @@ def assert_alike(one: ftkit.Run, other: ftkit.Run, tolerance: float) -> None:
     """The same steps on the same tokens, the same losses and weights."""
     kept = ["loss", "accuracy", "entropy", "grad_norm", "eval_loss"]
     first, second = (run.metrics[kept].fillna(0.0) for run in (one, other))
-    assert (first - second).abs().max().max() <= tolerance
+    apart = (first - second).abs().max()
+    assert apart.max() <= tolerance, f"apart at most by {apart.to_dict()}"
     tokens = [[(e["step_tokens"], e["trained_tokens"]) for e in steps(run)] for run in (one, other)]
     assert tokens[0] == tokens[1]
     mine, theirs = weights(one), weights(other)
