@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 import torch
+import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from torch.autograd.function import once_differentiable
 
 from ftkit.models.device import probe
@@ -113,21 +114,33 @@ class _NoThreads:
         with self._lock:
             if not self._within:
                 self._before = _library().get_num_threads()
-                _library().set_num_threads(1)
+                self._set(1)
             self._within += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._within -= 1
             if not self._within:
-                _library().set_num_threads(self._before)
+                self._set(self._before)
+
+    def _set(self, count: int) -> None:
+        """threadpoolctl hears one thread of the process alone, the first: whoever multiplies has to be that one."""
+        _library().clear_controlling_thread(force=True)
+        _library().set_num_threads(count)
+        _library().clear_controlling_thread()
 
 
 _no_threads = _NoThreads()
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`x @ weight.T + bias`: (..., inputs) and (outputs, inputs) to (..., outputs), differentiable in all."""
+    """`x @ weight.T + bias`: (..., inputs) and (outputs, inputs) to (..., outputs), differentiable in all.
+
+    torch's own layer where its products stay: in half precision it rounds product and bias once.
+    """
+    few = x.numel() < LEAST * x.shape[-1]
+    if few or not x.dtype == weight.dtype == torch.float32 or why_not():
+        return F.linear(x, weight, bias)
     made: torch.Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return made.view(*x.shape[:-1], len(weight))  # out here: within, the result could not be changed in place
 

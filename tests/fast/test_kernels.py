@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_grouped_linear_equals_its_layers(tokens: int, shapes: list[tuple[int, i
 
 @pytest.fixture(scope="module")
 def by_numpy() -> Iterator[None]:
-    """Products by numpy's library on any processor."""
+    """Products by numpy's library on any processor, where it is OpenBLAS."""
+    if products._library() is None:
+        pytest.skip("numpy comes without OpenBLAS here")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "why_not", lambda: None)
         yield
@@ -124,6 +127,33 @@ def test_products_by_numpys_library(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.clear()
     products.product(a.requires_grad_(), b.T).sum().backward()  # plain autograd where there is no node around
     assert not asked
+
+
+@pytest.mark.usefixtures("by_numpy")
+def test_numpys_library_has_no_threads_of_its_own_whoever_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat's thread and then a run's: what they make is the same to the bit."""
+    counts = []
+    own = np.matmul
+    library = products._library()
+
+    def multiply(*given: Any, **more: Any) -> Any:
+        counts.append(library.get_num_threads())
+        return own(*given, **more)
+
+    monkeypatch.setattr(np, "matmul", multiply)
+    before = library.get_num_threads()
+
+    @torch.no_grad()
+    def made() -> torch.Tensor:
+        torch.manual_seed(0)
+        return products.product(torch.randn(495, 32), torch.randn(64, 32).T)
+
+    first = made()
+    with ThreadPoolExecutor(1) as another:
+        assert torch.equal(another.submit(made).result(), first)
+    assert torch.equal(made(), first)
+    assert counts == [1] * 3
+    assert library.get_num_threads() == before
 
 
 @pytest.mark.parametrize("recompute", [False, True])
