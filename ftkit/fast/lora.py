@@ -133,7 +133,7 @@ class Group:
         """(tokens, inputs + ranks) to (tokens, outputs)."""
         if self.bias is None:
             return self.product(wide, self.extended.T)
-        if self.product is torch.mm:
+        if self.product is torch.mm:  # in half precision the sum is rounded once
             return torch.addmm(self.bias, wide, self.extended.T)
         return self.product(wide, self.extended.T).add_(self.bias)
 

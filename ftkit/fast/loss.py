@@ -201,6 +201,7 @@ class _TokenScores(torch.autograd.Function):
         if not kept:
             return to_hidden, None, None, None, None, None
         hidden, head, targets, bias, only = kept
+        _, _, product = ctx.how
         weighted = (hidden * grad[:, None]).to(head.dtype)
         to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
@@ -208,7 +209,7 @@ class _TokenScores(torch.autograd.Function):
             residual = only
             if residual is None:
                 _, residual = _score(hidden[part], head, targets[part], bias, ctx.how, True)
-            to_head = _add_product(to_head, residual.T, weighted[part], ctx.how[2])
+            to_head = _add_product(to_head, residual.T, weighted[part], product)
             if to_bias is not None:
                 to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
             del residual

@@ -72,9 +72,9 @@ def _quick(module: Any, layer: Linear) -> Callable[..., Any]:
         a, b = (layer.a, layer.b) if layer.a is not None and plain(module) else (None, None)
         if is_one_token(x):
             return one_linear(x, layer.weight, layer.bias, _wide(a), _wide(b), layer.scaling)
-        if a is None or b is None:
-            return own(x) if layer.a is not None else products.linear(x, layer.weight, layer.bias)
-        if not of_peft:
+        if layer.a is None:
+            return products.linear(x, layer.weight, layer.bias)
+        if a is None or b is None or not of_peft:
             return own(x)
         out = products.linear(x, layer.weight, layer.bias)
         h = F.linear(x, a.to(x.dtype)).view(-1, len(a))

@@ -177,9 +177,7 @@ class _Rollouts(Steps):
         self.last_eval = None
         self._evaluated: dict[str, float] = {}
         head = loaded.model.get_output_embeddings()
-        if not hasattr(
-            head, "bias"
-        ):  # PEFT's trained tokens have a layer of their own, which TRL asks for it
+        if not hasattr(head, "bias"):  # PEFT's layer of trained tokens, which TRL asks for it
             head.bias = None
         base_will_do = not trl["args"].beta or _is_the_base(loaded)
         with _one_adapter(loaded.model) if base_will_do else contextlib.nullcontext():
