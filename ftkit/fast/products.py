@@ -124,7 +124,7 @@ class _NoThreads:
                 self._set(self._before)
 
     def _set(self, count: int) -> None:
-        """threadpoolctl hears one thread of the process alone, the first: whoever multiplies has to be that one."""
+        """threadpoolctl hears one thread of the process alone, the first to ask: make it this one."""
         _library().clear_controlling_thread(force=True)
         _library().set_num_threads(count)
         _library().clear_controlling_thread()
