@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ftkit.fast import attention, pieces, products
+from ftkit.fast import attention, pieces
 from ftkit.fast.distributions import Outputs
 from ftkit.fast.loss import NOTHING, Extra, Logits, Scores, draw, plain_scores, token_scores
 from ftkit.models.prompts import has_prompt, prompt_cache, prompt_length
@@ -60,10 +60,7 @@ class LogProbs:
         out, targets = self.outputs(model, batch)
         if out.head is None:
             return plain_scores(out.states, targets, extra)
-        by = products.product if self.report.used["products"] else torch.mm
-        return token_scores(
-            out.states, out.head, targets, bias=out.bias, logits=out.logits, extra=extra, product=by
-        )
+        return token_scores(out.states, out.head, targets, bias=out.bias, logits=out.logits, extra=extra)
 
     @torch.no_grad()
     def drawn(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

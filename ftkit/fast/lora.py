@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast.products import Product
-
 _ALIGN = 16
 """Columns for the ranks are padded to a multiple of this: products run best on such widths."""
 
@@ -53,8 +51,6 @@ class Group:
 
     Attributes
     ----------
-    product
-        What multiplies its matrices.
     extended
         (outputs, inputs + ranks): the weights, and beside each its `scaling * B` in the columns of its rank.
     a
@@ -62,7 +58,6 @@ class Group:
     """
 
     layers: Sequence[Linear]
-    product: Product = torch.mm
     extended: torch.Tensor = field(init=False)
     a: torch.Tensor = field(init=False)
     bias: torch.Tensor | None = field(init=False)
@@ -126,24 +121,22 @@ class Group:
     def fill_ranks(self, wide: torch.Tensor) -> torch.Tensor:
         """Write the product with A beside the inputs that stand in `wide` already."""
         if self.ranks:
-            wide[:, self.inputs :] = self.product(wide[:, : self.inputs], self.a.T)
+            wide[:, self.inputs :] = wide[:, : self.inputs] @ self.a.T
         return wide
 
     def project(self, wide: torch.Tensor) -> torch.Tensor:
         """(tokens, inputs + ranks) to (tokens, outputs)."""
-        if self.bias is None:
-            return self.product(wide, self.extended.T)
-        if self.product is torch.mm:  # in half precision the sum is rounded once
+        if self.bias is not None:
             return torch.addmm(self.bias, wide, self.extended.T)
-        return self.product(wide, self.extended.T).add_(self.bias)
+        return wide @ self.extended.T
 
     def back(self, grad: torch.Tensor, needs_input: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Gradients of the inputs (tokens, inputs) and of h (tokens, ranks), from that of the outputs."""
         if not needs_input:
             return None, grad @ self.extended[:, self.inputs :]
         if not self.ranks:
-            return self.product(grad, self.extended), grad.new_empty(len(grad), 0)
-        both = self.product(grad, self.extended)
+            return grad @ self.extended, grad.new_empty(len(grad), 0)
+        both = grad @ self.extended
         of_h = both[:, self.inputs :]
         return torch.addmm(both[:, : self.inputs], of_h, self.a), of_h
 
@@ -153,8 +146,8 @@ class Group:
         """Gradients of `parameters`."""
         if not self.ranks:
             return []
-        of_a = self.product(of_h.T, x)
-        of_b = self.product(h.T, grad)
+        of_a = of_h.T @ x
+        of_b = h.T @ grad
         grads = []
         for layer, rows, columns in zip(self.layers, self.rows, self.columns, strict=True):
             if layer.a is not None and layer.b is not None:

@@ -15,7 +15,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ftkit.fast import compiled
-from ftkit.fast.products import Product
 
 SLICE_BYTES = 48 * 2**20
 """Size of one slice of fp32 logits."""
@@ -76,7 +75,6 @@ def token_scores(
     bias: torch.Tensor | None = None,
     logits: Logits = PLAIN,
     extra: Extra = NOTHING,
-    product: Product = torch.mm,
 ) -> Scores:
     """Log-probability of each target under `softmax(logits(hidden @ head.T + bias))`, and more.
 
@@ -90,8 +88,6 @@ def token_scores(
         (n,) token ids.
     bias
         (vocab_size,), or None.
-    product
-        What multiplies the matrices.
 
     Returns
     -------
@@ -99,7 +95,7 @@ def token_scores(
         (n,) each; `logprobs` in float32 (float64 for float64), differentiable in `hidden`, `head` and `bias`.
     """
     beside: dict[str, torch.Tensor] = {}
-    value = _TokenScores.apply(hidden, head, targets, bias, (logits, extra, product), beside)
+    value = _TokenScores.apply(hidden, head, targets, bias, logits, extra, beside)
     return Scores(**({"smoothed": value} if extra.smoothing else {"logprobs": value}), **beside)
 
 
@@ -168,10 +164,10 @@ class _TokenScores(torch.autograd.Function):
         head: torch.Tensor,
         targets: torch.Tensor,
         bias: torch.Tensor | None,
-        how: tuple[Logits, Extra, Product],
+        logits: Logits,
+        extra: Extra,
         beside: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        _, extra, product = how
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         slices = _slices(len(targets), head)
@@ -179,14 +175,14 @@ class _TokenScores(torch.autograd.Function):
         with_slope = slope is not None or keeps
         parts, only = [], None
         for part in slices:
-            scores, residual = _score(hidden[part], head, targets[part], bias, how, with_slope)
+            scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
             parts.append(scores)
             if slope is not None:
-                slope[part] = product(residual, head).to(hidden.dtype)
+                slope[part] = (residual @ head).to(hidden.dtype)
             only = residual if keeps else None
             del residual  # or two slices would live while the next one is made
         ctx.save_for_backward(slope, *((hidden, head, targets, bias, only) if trains_head else ()))
-        ctx.how = how
+        ctx.logits, ctx.extra = logits, extra
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         value = made.pop("smoothed" if extra.smoothing else "logprobs")
         beside |= made
@@ -199,22 +195,21 @@ class _TokenScores(torch.autograd.Function):
         slope, *kept = ctx.saved_tensors
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
         if not kept:
-            return to_hidden, None, None, None, None, None
+            return to_hidden, None, None, None, None, None, None
         hidden, head, targets, bias, only = kept
-        _, _, product = ctx.how
         weighted = (hidden * grad[:, None]).to(head.dtype)
         to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
         for part in _slices(len(targets), head):
             residual = only
             if residual is None:
-                _, residual = _score(hidden[part], head, targets[part], bias, ctx.how, True)
-            to_head = _add_product(to_head, residual.T, weighted[part], product)
+                _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
+            to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:
                 to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
             del residual
         assert to_head is not None
-        return to_hidden, to_head.to(head.dtype), None, to_bias, None, None
+        return to_hidden, to_head.to(head.dtype), None, to_bias, None, None, None
 
 
 def _score(
@@ -222,12 +217,12 @@ def _score(
     head: torch.Tensor,
     targets: torch.Tensor,
     bias: torch.Tensor | None,
-    how: tuple[Logits, Extra, Product],
+    logits: Logits,
+    extra: Extra,
     with_slope: bool,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The scores of a slice that are had in one pass; the slope of what is learned in the head's outputs."""
-    logits, extra, product = how
-    made = product(hidden.to(head.dtype), head.T)
+    made = hidden.to(head.dtype) @ head.T
     scores: dict[str, torch.Tensor] = {}
     if extra.top:
         scores["top_entropy"] = top_entropy(made if bias is None else made + bias, extra.top, logits)
@@ -265,12 +260,10 @@ def _score(
     return scores, made.to(head.dtype)
 
 
-def _add_product(
-    total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, product: Product
-) -> torch.Tensor:
+def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """total + a @ b, summed in float32 at least; where that is their type, with no second total beside."""
     if total is None:
-        return product(a, b)
+        return a @ b
     wide = torch.promote_types(a.dtype, torch.float32)
     return total.addmm_(a, b) if a.dtype == wide else total.to(wide).add_(a @ b)
 

@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
-from ftkit.fast import allocator, compiled, products
+from ftkit.fast import allocator, compiled
 from ftkit.fast.decoding import is_one_token
 from ftkit.fast.gated import ACTIVATIONS, Activation, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import rms_norm
-from ftkit.fast.products import Product
 from ftkit.fast.rotary import rotary, takes
 from ftkit.recipe import Fast
 
@@ -82,17 +80,10 @@ def install(model: torch.nn.Module, wanted: Fast, recompute: str = "off") -> Rep
     steps: list[tuple[str, Callable[[Report, Any], int]]] = []
     if wanted.norms:
         steps.append(("norms", _norm))
-    by: Product = torch.mm
-    if wanted.products and (reason := _no_products(model)):
-        report.skipped["products"] = reason
-    elif wanted.products:
-        by = products.product
     if wanted.lora:
         if wanted.mlp:
-            steps.append(("mlp", functools.partial(_mlp, by=by, recompute=recompute == "mlp")))
-        steps += [("lora", functools.partial(put, by=by)) for put in (_projections, _single)]
-    if by is products.product:
-        steps.append(("products", _linear))
+            steps.append(("mlp", functools.partial(_mlp, recompute=recompute == "mlp")))
+        steps += [("lora", _projections), ("lora", _single)]
     modules = list(model.modules())
     for piece, put in steps:
         for module in modules:
@@ -229,7 +220,7 @@ def plain(module: Any) -> bool:
     return not (getattr(module, "disable_adapters", False) or getattr(module, "merged", False))
 
 
-def _group(modules: list[Any], by: Product) -> Group | None:
+def _group(modules: list[Any]) -> Group | None:
     layers = [linear_of(module) for module in modules]
     if any(layer is None for layer in layers) or all(layer.a is None for layer in layers if layer):
         return None
@@ -237,16 +228,16 @@ def _group(modules: list[Any], by: Product) -> Group | None:
     first = found[0].weight
     if any(one.weight.shape[1] != first.shape[1] or one.weight.dtype != first.dtype for one in found):
         return None
-    return Group(found, by)
+    return Group(found)
 
 
-def _projections(report: Report, module: Any, by: Product) -> int:
+def _projections(report: Report, module: Any) -> int:
     """q, k and v of an attention as one product; each call of q_proj makes all three."""
     names = ("q_proj", "k_proj", "v_proj")
     parts = [getattr(module, name, None) for name in names]
     if not all(isinstance(part, torch.nn.Module) and _free(part) for part in parts):
         return 0
-    group = _group(parts, by)
+    group = _group(parts)
     if group is None:
         return 0
     _Together(report, parts, group)
@@ -279,10 +270,10 @@ class _Together:
         return outputs[place]
 
 
-def _single(report: Report, module: Any, by: Product) -> int:
+def _single(report: Report, module: Any) -> int:
     if not hasattr(module, "lora_A") or not _free(module) or id(module) in report.within:
         return 0
-    group = _group([module], by)
+    group = _group([module])
     if group is None:
         return 0
     own = module.forward
@@ -297,7 +288,7 @@ def _single(report: Report, module: Any, by: Product) -> int:
 # gated feed-forward
 
 
-def _mlp(report: Report, module: Any, by: Product, recompute: bool) -> int:
+def _mlp(report: Report, module: Any, recompute: bool) -> int:
     together = hasattr(module, "gate_up_proj")
     names = ("gate_up_proj", "down_proj") if together else ("gate_proj", "up_proj", "down_proj")
     modules = [getattr(module, name, None) for name in names]
@@ -307,7 +298,7 @@ def _mlp(report: Report, module: Any, by: Product, recompute: bool) -> int:
     activation = _activation(getattr(module, "act_fn", getattr(module, "activation_fn", None)))
     if activation is None:
         raise NotFittingError(f"{type(module).__name__} has another activation")
-    first, second = _group(inputs, by), _group([down], by)
+    first, second = _group(inputs), _group([down])
     if first is None or second is None or first.outputs != 2 * second.inputs:
         return 0
     own = module.forward
@@ -342,38 +333,6 @@ def _activation(function: Any) -> Activation | None:
             if torch.allclose(function(x), known.forward(x, torch.empty_like(x)), atol=1e-6):
                 return known
     return None
-
-
-# products
-
-
-def _no_products(model: torch.nn.Module) -> str | None:
-    """Why torch's products stay; None where numpy's are faster."""
-    first = next(iter(model.parameters()))
-    if first.dtype != torch.float32 or not first.is_cpu:
-        return f"they are of {str(first.dtype).removeprefix('torch.')} on {first.device.type}"
-    return products.why_not()
-
-
-def _linear(report: Report, module: Any) -> int:
-    """A linear layer, frozen or trained, that no larger piece serves."""
-    weight: Any = getattr(module, "weight", None)
-    if (
-        type(module) not in (torch.nn.Linear, Conv1D)
-        or not _free(module)
-        or id(module) in report.within
-        or type(weight.data) is not torch.Tensor
-        or weight.dtype != torch.float32
-        or min(weight.shape) < products.LEAST
-    ):
-        return 0
-    turned = type(module) is Conv1D
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return products.linear(x, module.weight.T if turned else module.weight, module.bias)
-
-    _swap(report, module, forward)
-    return 1
 
 
 # rotary positions

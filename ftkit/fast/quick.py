@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ftkit.fast import attention, compiled, products
+from ftkit.fast import attention, compiled
 from ftkit.fast.decoding import is_one_token, one_linear
 from ftkit.fast.lora import Linear
 from ftkit.fast.pieces import NotFittingError, linear_of, plain
@@ -72,11 +72,9 @@ def _quick(module: Any, layer: Linear) -> Callable[..., Any]:
         a, b = (layer.a, layer.b) if layer.a is not None and plain(module) else (None, None)
         if is_one_token(x):
             return one_linear(x, layer.weight, layer.bias, _wide(a), _wide(b), layer.scaling)
-        if layer.a is None:
-            return products.linear(x, layer.weight, layer.bias)
         if a is None or b is None or not of_peft:
             return own(x)
-        out = products.linear(x, layer.weight, layer.bias)
+        out = F.linear(x, layer.weight, layer.bias)
         h = F.linear(x, a.to(x.dtype)).view(-1, len(a))
         out.view(-1, len(b)).addmm_(h, b.to(x.dtype).T, alpha=layer.scaling)
         return out

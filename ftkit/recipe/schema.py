@@ -183,8 +183,6 @@ class Fast(Section):
     """RMS normalisation in one pass over memory."""
     rotary: bool = True
     """Rotary positions in one pass over memory."""
-    products: bool = True
-    """Matrix products in float32 by numpy's library, where the processor makes it the faster one."""
 
     @classmethod
     def of(cls, value: Fast | bool) -> Fast:

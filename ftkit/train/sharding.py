@@ -25,9 +25,8 @@ from ftkit.recipe.engine import Shards
 from ftkit.train.holding import Holding, Whole
 from ftkit.train.ranks import Ranks
 
-_LEFT_OUT = ("lora", "mlp", "norms", "products")
-"""Fast pieces that hold weights of their own, or keep hold of a module's (numpy keeps its memory from being
-given back and taken again): a share is none of them."""
+_LEFT_OUT = ("lora", "mlp", "norms")
+"""Fast pieces that hold weights of their own, or keep hold of a module's: a share is none of them."""
 
 
 class Sharded(Holding):

@@ -42,6 +42,8 @@ CONTENDERS = [
     Contender("unsloth", "Unsloth on the CPU, bf16; fp32 where the processor has no bf16"),
     Contender("ftkit", "ftkit"),
 ]
+WITHOUT = "ftkit-without-"
+"""Before the name of a piece of `compute.fast`: ftkit with that one off."""
 
 
 def available(method: str) -> tuple[list[Contender], list[str]]:
@@ -285,6 +287,9 @@ def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if name == "ftkit":
             result = run_ftkit(settings, folder)
+        elif name.startswith(WITHOUT):
+            compute = {**settings["compute"], "fast": {name.removeprefix(WITHOUT): False}}
+            result = run_ftkit({**settings, "compute": compute}, folder)
         elif name == "trl":
             result = run_trl(settings, folder)
         elif name == "unsloth":

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from transformers.models.llama import modeling_llama
 
-from ftkit.fast import attention, compiled, decoding, loss, products
+from ftkit.fast import attention, compiled, decoding, loss
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
@@ -77,7 +77,7 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     width, wide, heads, kv_heads, size, _ = model
     x = torch.randn(1, tokens, width, dtype=dtype, requires_grad=True)
     qkv = [_linear(width, count * size, 8, dtype) for count in (heads, kv_heads, kv_heads)]
-    group = Group(qkv, products.product)
+    group = Group(qkv)
     yield Case(
         "lora", f"{tokens} x {width} -> {group.outputs}",
         lambda: grouped_linear(x, group).split([len(one.weight) for one in qkv], dim=-1),
@@ -86,27 +86,13 @@ def lora(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Ca
     )  # fmt: skip
     gate, up, down = (_linear(width, wide, 8, dtype), _linear(width, wide, 8, dtype),
                       _linear(wide, width, 8, dtype))  # fmt: skip
-    gate_up, out = (Group(one, products.product) for one in ([gate, up], [down]))
+    gate_up, out = Group([gate, up]), Group([down])
     yield Case(
         "mlp", f"{tokens} x {width} x {wide}",
         lambda: [gated_mlp(x, gate_up, out, ACTIVATIONS[0])],
         lambda: [_as_peft(F.silu(_as_peft(x, gate)) * _as_peft(x, up), down)],
         (x, *_trained(gate, up, down)),
     )  # fmt: skip
-
-
-def matrices(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
-    """A linear layer whose weights are trained."""
-    width, wide, *_ = model
-    x = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
-    weight = torch.randn(wide, width, dtype=dtype, requires_grad=True)
-    if products.why_not() is None and dtype == torch.float32:
-        yield Case(
-            "products", f"{tokens} x {width} -> {wide}",
-            lambda: [products.linear(x, weight)],
-            lambda: [F.linear(x, weight)],
-            (x, weight),
-        )  # fmt: skip
 
 
 def norms(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[Case]:
@@ -185,7 +171,7 @@ def scores(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterator[
         head = torch.randn(words, width, dtype=dtype, requires_grad=trained)
         yield Case(
             "loss", f"{tokens} x {words}, head {'trained' if trained else 'frozen'}",
-            lambda head=head: [loss.token_scores(hidden, head, targets, product=products.product).logprobs],
+            lambda head=head: [loss.token_scores(hidden, head, targets).logprobs],
             lambda head=head: [loss.reference_logprobs(hidden, head, targets)],
             (hidden, head) if trained else (hidden,),
         )  # fmt: skip
@@ -212,7 +198,7 @@ def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
     )  # fmt: skip
 
 
-PIECES = (lora, matrices, norms, rotations, segments, scores, one_token)
+PIECES = (lora, norms, rotations, segments, scores, one_token)
 TOKENS = (8, 32, 64, 256, 1880)
 """Tokens of a batch: a row of one word or two, two short rows, a row, eight rows of about 235."""
 

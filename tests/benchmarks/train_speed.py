@@ -8,7 +8,8 @@ Each contender runs in a process of its own, one after the other, several rounds
 all of them alike; all learn the same rows in the same order. Reported are tokens a second over the steps
 after the first (padding does not count), the peak resident memory of the process, the ratio of each round,
 and how far the losses are from Trainer's in fp32, step by step: a speed-up whose losses disagree is none.
-Unsloth draws its own first values of the adapter; the others share theirs.
+Unsloth draws its own first values of the adapter; the others share theirs. What a piece of `compute.fast`
+brings is shown by `--only ftkit,ftkit-without-attention`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from ftkit.models import probe
 from tests.benchmarks import second_model
-from tests.benchmarks.contenders import RANK, RATE, available, in_a_process, write_rows
+from tests.benchmarks.contenders import RANK, RATE, WITHOUT, available, in_a_process, write_rows
 from tests.benchmarks.figures import spread
 
 REFERENCE = "hf-fp32"
@@ -80,6 +81,7 @@ def compare(settings: dict[str, Any], tokens: int, rounds: int, only: set[str]) 
     contenders, absent = available(settings["method"])
     print("\n".join(absent))
     names = [one.name for one in contenders if not only or one.name in only]
+    names += sorted(name for name in only if name.startswith(WITHOUT))
     results: Results = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as work:
         mean = write_rows(Path(work), settings, tokens)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftkit.fast import attention, compiled, loss, products
+from ftkit.fast import attention, compiled, loss
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
@@ -72,88 +69,6 @@ def test_grouped_linear_equals_its_layers(tokens: int, shapes: list[tuple[int, i
     want = torch.cat([by_hand(x, one) for one in layers], -1)
     trained = [p for one in layers for p in (one.a, one.b) if p is not None]
     same(grouped_linear(x, Group(layers)), want, [x, *trained])
-
-
-@pytest.fixture(scope="module")
-def by_numpy() -> Iterator[None]:
-    """Products by numpy's library on any processor, where it is OpenBLAS."""
-    if products._library() is None:
-        pytest.skip("numpy comes without OpenBLAS here")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "why_not", lambda: None)
-        yield
-
-
-@pytest.mark.usefixtures("by_numpy")
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 34), st.integers(1, 70), st.integers(1, 40), st.integers(0, 5), st.booleans())
-def test_a_layer_by_numpys_library_is_the_layer(
-    rows: int, inputs: int, outputs: int, gap: int, bias: bool
-) -> None:
-    torch.manual_seed(rows * 71 + inputs)
-    x = torch.randn(1, rows, inputs + gap)[..., :inputs].requires_grad_()  # views, as the pieces have them
-    weight = torch.randn(outputs, inputs + 2 * gap)[:, :inputs].requires_grad_()
-    over = [x, weight]
-    if bias:
-        over.append(torch.randn(outputs, requires_grad=True))
-    made = products.linear(x, *over[1:])
-    made += 1  # as PEFT does it
-    same(made, F.linear(x, *over[1:]) + 1, over)
-
-
-@pytest.mark.usefixtures("by_numpy")
-def test_products_by_numpys_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is asked, and not-a-numbers."""
-    asked = []
-    own = np.matmul
-    monkeypatch.setattr(np, "matmul", lambda *given, **more: asked.append(1) or own(*given, **more))
-    a, b = torch.randn(9, 8), torch.randn(12, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(products.product(a, b.T), a @ b.T)
-        assert len(asked) == 1
-        a[0, -1] = b[-1, 0] = float("nan")
-        nan = products.product(a, b.T).isnan()
-        assert nan.sum() == nan[0].sum() + nan[:, -1].sum() - 1 == 20
-        assert len(asked) == 2
-        for one, other in ((a[:7], b.T), (a.double(), b.T.double()), (a[:, ::2], b[:, ::2].T)):
-            products.product(one, other)
-        one, other = torch.randn(401, 100), torch.randn(131, 100).T
-        made = []
-        for threads in (1, 2, 3):
-            monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
-            made.append(products.product(one, other))
-        assert torch.equal(made[0], made[1])
-        assert torch.equal(made[0], made[2])
-        asked.clear()
-    products.product(a.requires_grad_(), b.T).sum().backward()  # plain autograd where there is no node around
-    assert not asked
-
-
-@pytest.mark.usefixtures("by_numpy")
-def test_numpys_library_has_no_threads_of_its_own_whoever_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chat's thread and then a run's: what they make is the same to the bit."""
-    counts = []
-    own = np.matmul
-    library = products._library()
-
-    def multiply(*given: Any, **more: Any) -> Any:
-        counts.append(library.get_num_threads())
-        return own(*given, **more)
-
-    monkeypatch.setattr(np, "matmul", multiply)
-    before = library.get_num_threads()
-
-    @torch.no_grad()
-    def made() -> torch.Tensor:
-        torch.manual_seed(0)
-        return products.product(torch.randn(495, 32), torch.randn(64, 32).T)
-
-    first = made()
-    with ThreadPoolExecutor(1) as another:
-        assert torch.equal(another.submit(made).result(), first)
-    assert torch.equal(made(), first)
-    assert counts == [1] * 3
-    assert library.get_num_threads() == before
 
 
 @pytest.mark.parametrize("recompute", [False, True])
