@@ -64,7 +64,6 @@ chromium:
 			>/dev/null || echo "Chromium could not be installed: the browser tests will skip"; \
 	else echo "There is no Chromium here: the browser tests will skip"; fi
 
-bench: export OMP_WAIT_POLICY := PASSIVE
 bench: $(INSTALLED) ## speed and memory beside Hugging Face, TRL and Unsloth, measured side by side (BENCH_ARGS="--rounds 1")
 	$(BIN)/python -m tests.benchmarks.data_speed
 	$(BIN)/python -m tests.benchmarks.chat_speed
