@@ -49,8 +49,8 @@ _HOLES = 0.4
 value that goes into or comes out of a linear layer. Measured: what the peaks of three small models (LoRA, 8
 rows of 334 tokens) hold beyond what is counted is 0.37 to 0.41 of it; glibc has about as much free then."""
 _HOLES_MADE_AGAIN = 0.3
-"""The same in float32 where whole layers are made again: what is kept of each is little, and most buffers are so
-large that they are given back at once (`ftkit.fast.allocator`). Measured: 0.2 to 0.34 on four models."""
+"""The same in float32 where whole layers are made again: what is kept of each is little, and most buffers are
+so large that they are given back at once (`ftkit.fast.allocator`). Measured: 0.2 to 0.34 on four models."""
 _FILE_BYTES = 2
 """Of a weight in the model's file, which is mapped into memory while the weights are made: nearly all
 checkpoints are in bfloat16."""
