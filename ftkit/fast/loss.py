@@ -20,6 +20,8 @@ SLICE_BYTES = 48 * 2**20
 """Size of one slice of fp32 logits."""
 LEAST_ROWS = 64
 """Rows of a slice, however long the vocabulary: products of fewer read the head from memory too often."""
+KEPT = 0.5
+"""Share of a trained head's memory up to which all slices are kept for its gradient, not made again."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +173,19 @@ class _TokenScores(torch.autograd.Function):
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         slices = _slices(len(targets), head)
-        keeps = trains_head and len(slices) == 1  # the backward would make that one again, and need its room
+        # the backward would make a single slice again, and need its room; several of few rows are kept too
+        keeps = trains_head and (len(slices) == 1 or len(targets) <= KEPT * head.shape[1])
         with_slope = slope is not None or keeps
-        parts, only = [], None
+        parts, residuals = [], []
         for part in slices:
             scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
-            only = residual if keeps else None
+            if keeps:
+                residuals.append(residual)
             del residual  # or two slices would live while the next one is made
-        ctx.save_for_backward(slope, *((hidden, head, targets, bias, only) if trains_head else ()))
+        ctx.save_for_backward(slope, *((hidden, head, targets, bias, *residuals) if trains_head else ()))
         ctx.logits, ctx.extra = logits, extra
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         value = made.pop("smoothed" if extra.smoothing else "logprobs")
@@ -196,13 +200,14 @@ class _TokenScores(torch.autograd.Function):
         to_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
         if not kept:
             return to_hidden, None, None, None, None, None, None
-        hidden, head, targets, bias, only = kept
+        hidden, head, targets, bias, *residuals = kept
         weighted = (hidden * grad[:, None]).to(head.dtype)
         to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
-        for part in _slices(len(targets), head):
-            residual = only
-            if residual is None:
+        for place, part in enumerate(_slices(len(targets), head)):
+            if residuals:
+                residual = residuals[place]
+            else:
                 _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
             to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:

@@ -169,9 +169,10 @@ def test_segment_attention_equals_masked_softmax(
     st.sampled_from([loss.Logits(), loss.Logits(scale=0.3), loss.Logits(softcap=3.0), loss.Logits(2.0, 5.0)]),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     st.booleans(),
+    st.sampled_from([0.0, 2.0]),
 )
 def test_token_scores_equal_the_reference(
-    rows: int, words: int, bend: loss.Logits, dtype: torch.dtype, trains_head: bool
+    rows: int, words: int, bend: loss.Logits, dtype: torch.dtype, trains_head: bool, kept: float
 ) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(rows, 6, dtype=dtype, requires_grad=True)
@@ -180,6 +181,7 @@ def test_token_scores_equal_the_reference(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "SLICE_BYTES", 1)
         patch.setattr(loss, "LEAST_ROWS", 4)
+        patch.setattr(loss, "KEPT", kept)
         scores = loss.token_scores(hidden, head, targets, logits=bend)
         want = loss.reference_logprobs(hidden, head, targets, logits=bend)
         torch.testing.assert_close(scores.logprobs, want, **CLOSE[dtype])
@@ -277,3 +279,15 @@ def test_one_slice_of_logits_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, 
     hidden, head = torch.randn(8, 5, requires_grad=True), torch.randn(11, 5, requires_grad=trained)
     loss.token_scores(hidden, head, torch.arange(8)).logprobs.sum().backward()
     assert len(made) == (6 if trained else 3)
+
+
+def test_slices_of_few_rows_are_not_made_again_for_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "SLICE_BYTES", 0)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 3)
+    made, own = [], loss._score
+    monkeypatch.setattr(loss, "_score", lambda *arguments: made.append(1) or own(*arguments))
+    for width, times in ((16, 3), (14, 6)):  # eight rows are half of sixteen
+        hidden, head = torch.randn(8, width), torch.randn(11, width, requires_grad=True)
+        loss.token_scores(hidden, head, torch.arange(8)).logprobs.sum().backward()
+        assert len(made) == times
+        made.clear()
