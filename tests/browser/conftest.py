@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def open_notebook(jupyter_server: Server, browser: Browser) -> Iterator[Callable[..., Notebook]]:
     """A factory: `open_notebook(["cell", ...], width=1280)` opens a notebook, closed after the test."""
+    shutil.rmtree(jupyter_server.folder / "runs", ignore_errors=True)  # a first try's: names are taken once
     opened: list[Notebook] = []
 
     def open_(cells: list[str] | Path, **options: int | bool) -> Notebook:

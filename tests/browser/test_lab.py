@@ -28,14 +28,19 @@ SECONDS_TO_PAINT = """async index => {
     content.activeCellIndex = index;
     const begun = performance.now();
     window.jupyterapp.commands.execute("notebook:run-cell");
-    while (!content.widgets[index].node.querySelector(".ftk-lab [role=tab]"))
+    while (!content.widgets[index].node.querySelector(".ftk-lab [role=tab]")) {
+        if (performance.now() - begun > 30_000) throw new Error("the Lab did not come");
         await new Promise(resolve => requestAnimationFrame(resolve));
+    }
     return (performance.now() - begun) / 1000;
 }"""
 SECONDS_TO_ANSWER = """async button => {
     const begun = performance.now();
     button.click();
-    while (!button.disabled) await new Promise(resolve => requestAnimationFrame(resolve));
+    while (!button.disabled) {
+        if (performance.now() - begun > 10_000) throw new Error("the button did not answer");
+        await new Promise(resolve => requestAnimationFrame(resolve));
+    }
     return (performance.now() - begun) / 1000;
 }"""
 
