@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.flaky(reruns=1))
-            item.add_marker(pytest.mark.timeout(400, func_only=True))  # for each try, else only the first has one
+            item.add_marker(pytest.mark.timeout(400, func_only=True))  # else only the first try has one
             if CHROMIUM is None:
                 item.add_marker(pytest.mark.skip(reason="no chromium on this machine"))
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
