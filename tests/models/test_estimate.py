@@ -147,6 +147,7 @@ def test_verdicts(machine, gb, verdict):
         (8, 231, "layers", {}, 1.55),
         (2, 1020, "layers", {}, 1.52),
         (1, 244, "off", {"compute.dtype": "float32", "method.rank": 8}, 1.53),
+        (8, 235, "layers", {"compute.dtype": "float32", "method.rank": 8}, 1.85),
         (8, 231, "off", {"compute.fast": False}, 4.63),
         (8, 231, "off", {"method": {"type": "full"}}, 6.27),
     ],
