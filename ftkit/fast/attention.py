@@ -28,12 +28,13 @@ BLOCK = 256
 """Queries of a row that are computed together: longer rows skip most of the products that the mask hides."""
 KEPT_UP_TO = 384
 """Attention weights of rows up to so many tokens are kept for the backward rather than made again."""
-LIKENESS = 0.85
-"""Rows at least so long, as a share of the longest, are computed together."""
+LIKENESS, FLASH_LIKENESS = 0.85, 0.97
+"""Rows at least so long, as a share of the longest, are computed together: by products, and by torch's own
+attention, which a call costs less (8 rows of 210 to 252 tokens: the same from 0.5 to 0.97, 8 alike 0.8)."""
 SHORT_WEIGHTS = 16 * 2**10
-"""Where the longest row has at most so many attention weights, in all heads, rows are padded and computed at
-once. Measured in float32 on two cores, 9 heads, 8 rows of 8, 16, 32 and 64 tokens, processor milliseconds:
-padded 1.3, 2.3, 4.1, 12.4, row by row 1.9, 3.0, 4.7, 14.0; where rows differ, padding adds half and more."""
+"""Where the longest row has at most so many attention weights, in all heads, all rows are computed together.
+Measured in float32 on two cores, 9 heads, 8 rows of 8, 16, 32 and 64 tokens, processor milliseconds: together
+1.3, 2.3, 4.1, 12.4, row by row 1.9, 3.0, 4.7, 14.0; where rows differ, padding adds half and more."""
 GROUP_WEIGHTS = 16 * 2**20
 """At most so many attention weights are made together."""
 
@@ -161,21 +162,27 @@ def segment_attention(
     torch.Tensor
         (1, heads, tokens, head_size).
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not dropout and not softcap and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
-        return _by_varlen(query, key, value, cu_seqlens, scaling, window)
     lengths = _lengths(cu_seqlens)
     longest = max(lengths)
-    short = query.shape[1] * longest**2 <= SHORT_WEIGHTS
-    if short and len(lengths) > 1 and not dropout and not softcap:
-        return _by_padding(query, key, value, lengths, scaling, window)
+    plain = not dropout and not softcap
     narrow = window is not None and window < longest
     # in float32 torch's own attention is faster than products of blocks, where no window narrows it
-    whole = short or query.device.type != "cpu" or (query.dtype == torch.float32 and not narrow)
-    if dropout or (whole and not softcap):
+    if plain and not narrow and query.is_cpu and (query.dtype == torch.float32 or _short(query, longest)):
+        rows = len(lengths)
+        if rows == 1 or longest * rows == query.shape[2]:
+            return _alike(query, key, value, rows, scaling)
+        likeness = 0.0 if _short(query, longest) else FLASH_LIKENESS
+        return _ByFlash.apply(query, key, value, lengths, scaling, likeness)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if plain and query.is_cuda and flash_takes(query.dtype, query.shape[-1]):
+        return _by_varlen(query, key, value, cu_seqlens, scaling, window)
+    if dropout or not (query.is_cpu or softcap):
         return _by_rows(query, key, value, lengths, scaling, dropout, window)
-    starts = [0, *itertools.accumulate(lengths)]
-    return _ByProducts.apply(query, key, value, starts, scaling, window or 0, softcap or 0.0, keep)
+    return _ByProducts.apply(query, key, value, lengths, scaling, window or 0, softcap or 0.0, keep)
+
+
+def _short(query: torch.Tensor, longest: int) -> bool:
+    return query.shape[1] * longest**2 <= SHORT_WEIGHTS
 
 
 def _lengths(cu_seqlens: torch.Tensor) -> tuple[int, ...]:
@@ -256,6 +263,20 @@ def _by_sdpa(
     )
 
 
+def _alike(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: int, scaling: float | None
+) -> torch.Tensor:
+    """Rows of one length, as they stand."""
+    value = value.contiguous()  # or the whole stacked projection that it is part of would be kept
+    if rows == 1:
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        )
+    parts = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None]
+
+
 def _by_rows(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -273,34 +294,6 @@ def _by_rows(
     return torch.cat(parts, dim=1).transpose(1, 2)  # token by token in memory
 
 
-def _by_padding(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    scaling: float,
-    window: int | None,
-) -> torch.Tensor:
-    """All rows at once, each as if it had the longest's length: a causal mask hides what is added."""
-    rows, longest = len(lengths), max(lengths)
-    place = _places(lengths, query.device)
-    laid = []
-    for x in (query[0], key[0], value[0]):
-        room = x.new_zeros(len(x), rows * longest, x.shape[-1]).index_copy(1, place, x)
-        laid.append(room.view(len(x), rows, longest, -1).transpose(0, 1))
-    q, k, v = laid
-    out = _by_sdpa(q, k, v, scaling, 0.0, window)
-    return out.transpose(0, 1).flatten(1, 2)[:, place][None]
-
-
-@functools.lru_cache(maxsize=8)
-def _places(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Where each token stands when all rows are padded to the longest; every layer asks."""
-    longest = max(lengths)
-    found = [row * longest + n for row, length in enumerate(lengths) for n in range(length)]
-    return torch.tensor(found, device=device)
-
-
 @dataclass(frozen=True)
 class _Group:
     """Rows of about one length, computed as if all had the longest's: a causal mask hides what is added."""
@@ -308,6 +301,44 @@ class _Group:
     rows: tuple[tuple[int, int], ...]
     """First token and end of each row in the batch."""
     length: int
+
+    @functools.cached_property
+    def index(self) -> torch.Tensor:
+        """(rows * length,) the token at each place; where a row has ended, its last one again."""
+        found = [min(start + n, end - 1) for start, end in self.rows for n in range(self.length)]
+        return torch.tensor(found)
+
+    @functools.cached_property
+    def filled(self) -> torch.Tensor:
+        """(rows * length,) whether a token of its own stands at each place."""
+        return torch.tensor([n < end - start for start, end in self.rows for n in range(self.length)])
+
+    @functools.cached_property
+    def ended(self) -> torch.Tensor:
+        """The places where none does."""
+        return self.filled.logical_not().nonzero()[:, 0]
+
+    @functools.cached_property
+    def places(self) -> torch.Tensor:
+        """Where the group's tokens stand, in the batch's order."""
+        return self.filled.nonzero()[:, 0][self.index[self.filled].argsort()]
+
+    @functools.cached_property
+    def tokens(self) -> torch.Tensor:
+        """The group's tokens, in the batch's order."""
+        return self.index[self.places]
+
+    def together(self, x: torch.Tensor, empty: bool = False) -> torch.Tensor:
+        """(heads, tokens, size) to (rows, heads, length, size); zeros where a row has ended if it is `empty`."""
+        if len(self.rows) == 1:
+            start, end = self.rows[0]
+            return x[None, :, start:end]
+        by_tokens = x.transpose(0, 1)
+        laid = by_tokens.index_select(0, self.index) if by_tokens.is_contiguous() else None
+        laid = x.index_select(1, self.index).transpose(0, 1) if laid is None else laid
+        if empty:
+            laid.index_fill_(0, self.ended, 0)
+        return laid.unflatten(0, (len(self.rows), -1)).transpose(1, 2)
 
     def gather(self, x: torch.Tensor, groups: int) -> torch.Tensor:
         """(heads, tokens, size) to (rows * groups, heads of a group, length, size); zeros fill up rows."""
@@ -327,8 +358,13 @@ class _Group:
             out[:, start:end] = x[place, :, : end - start]
 
 
-def _groups(starts: list[int], heads: int) -> list[_Group]:
-    """Rows from the longest to the shortest, together while little is added and the weights stay small."""
+@functools.lru_cache(maxsize=8)
+def _groups(lengths: tuple[int, ...], likeness: float, heads: int = 0) -> list[_Group]:
+    """Rows from the longest to the shortest, together while little is added and their weights stay small.
+
+    `heads` is 0 where no weights are made. Found once a batch: every layer asks.
+    """
+    starts = [0, *itertools.accumulate(lengths)]
     rows = sorted(itertools.pairwise(starts), key=lambda row: row[0] - row[1])
     found: list[list[tuple[int, int]]] = []
     for row in rows:
@@ -338,7 +374,7 @@ def _groups(starts: list[int], heads: int) -> list[_Group]:
         if found:
             longest = found[-1][0][1] - found[-1][0][0]
             weights = (len(found[-1]) + 1) * heads * min(longest, BLOCK) * longest
-            if length >= LIKENESS * longest - 8 and weights <= GROUP_WEIGHTS:
+            if length >= likeness * longest - 8 and weights <= GROUP_WEIGHTS:
                 found[-1].append(row)
                 continue
         found.append([row])
@@ -355,6 +391,66 @@ def _blocks(length: int, window: int) -> list[tuple[slice, slice, int]]:
     return found
 
 
+def _apart(groups: list[_Group], parts: list[torch.Tensor]) -> torch.Tensor:
+    """What `_Group.together` laid out, (rows, heads, length, size) of each group, as (tokens, heads, size)."""
+    laid = [part.transpose(1, 2).flatten(0, 1) for part in parts]
+    if len(groups) == 1:
+        return laid[0].index_select(0, groups[0].places)
+    out = laid[0].new_empty(
+        sum(end - start for group in groups for start, end in group.rows), *laid[0].shape[1:]
+    )
+    for group, part in zip(groups, laid, strict=True):
+        if len(group.rows) == 1:
+            out[slice(*group.rows[0])] = part
+        else:
+            out.index_copy_(0, group.tokens, part.index_select(0, group.places))
+    return out
+
+
+class _ByFlash(torch.autograd.Function):
+    """torch's attention for processors, which makes weights a block at a time, over rows of about one length
+    at once. Kept are the parts as they stand in the batch, and what comes out as the layer after it keeps it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: tuple[int, ...],
+        scaling: float | None,
+        likeness: float,
+    ) -> torch.Tensor:
+        # a copy, or the whole stacked projection that the values are part of would be kept
+        query, key, value = query[0], key[0], value[0].contiguous()
+        ctx.rows, ctx.scaling = _groups(lengths, likeness), scaling
+        outs, totals = [], []
+        for group in ctx.rows:
+            parts = (group.together(x) for x in (query, key, value))
+            out, total = _flash(*parts, 0.0, True, scale=scaling)
+            outs.append(out)
+            totals.append(total)
+        out = _apart(ctx.rows, outs)
+        ctx.save_for_backward(query, key, value, out, *totals)
+        return out.transpose(0, 1)[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        query, key, value, out, *totals = ctx.saved_tensors
+        found = []
+        for group, total in zip(ctx.rows, totals, strict=True):
+            of_out = group.together(grad[0], empty=True)
+            parts = [group.together(x) for x in (query, key, value, out.transpose(0, 1))]
+            found.append(_flash_back(of_out, *parts, total, 0.0, True, scale=ctx.scaling))
+        grads = (_apart(ctx.rows, list(parts)) for parts in zip(*found, strict=True))
+        return *(x.transpose(0, 1)[None] for x in grads), None, None, None
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
 class _ByProducts(torch.autograd.Function):
     """Batched products a block of queries; a group's query heads stand under one another, so that keys and
     values are not repeated. Weights of short rows are kept for the backward, others are made again."""
@@ -365,7 +461,7 @@ class _ByProducts(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        starts: list[int],
+        lengths: tuple[int, ...],
         scaling: float,
         window: int,
         softcap: float,
@@ -375,7 +471,7 @@ class _ByProducts(torch.autograd.Function):
         heads, tokens, _ = query.shape
         kv_heads = len(key)
         out = query.new_empty(tokens, heads, value.shape[-1])
-        ctx.rows, ctx.numbers = _groups(starts, heads), (scaling, window, softcap)
+        ctx.rows, ctx.numbers = _groups(lengths, LIKENESS, heads), (scaling, window, softcap)
         kept: list[torch.Tensor | None] = []
         keep = keep and any(ctx.needs_input_grad) and not softcap
         for group in ctx.rows:
