@@ -9,25 +9,46 @@ cost no page faults.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 APART_FROM = 8 * 2**20
 """Bytes from which a buffer gets memory of its own, returned to the system when it is freed."""
+_WEIGHT_APART_FROM = 2**18
+"""The same for what stays as long as the model does."""
 _M_MMAP_THRESHOLD = -3
 
 
 @functools.cache
-def keep_large_buffers_apart() -> bool:
-    """Fix the limit for this process; False where the C library is not glibc."""
+def _c_library() -> ctypes.CDLL | None:
+    """glibc; None where the C library is another."""
     if sys.platform != "linux":
-        return False
+        return None
     try:
-        return bool(ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, APART_FROM))
-    except (OSError, AttributeError):
-        return False
+        library = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+def keep_large_buffers_apart(limit: int = APART_FROM) -> bool:
+    """Fix the limit for this process; False where the C library is not glibc."""
+    library = _c_library()
+    return library is not None and bool(library.mallopt(_M_MMAP_THRESHOLD, limit))
+
+
+@contextlib.contextmanager
+def for_weights() -> Iterator[None]:
+    """While inside, weights get memory of their own: none stands between a step's buffers in the heap."""
+    keep_large_buffers_apart(_WEIGHT_APART_FROM)
+    try:
+        yield
+    finally:
+        keep_large_buffers_apart()
 
 
 def trim() -> bool:
@@ -36,12 +57,8 @@ def trim() -> bool:
     Many weights are smaller than `APART_FROM`: those that have been moved leave holes in the heap, which
     large buffers do not fill (measured on the starter model in float32: 0.42 GB).
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
-    except (OSError, AttributeError):
-        return False
+    library = _c_library()
+    return library is not None and bool(library.malloc_trim(0))
 
 
 def mapped_files() -> list[range] | None:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled, decoding
+from ftkit.fast import compiled, decoding, pool
 
 IMPLEMENTATION = "ftkit_segments"
 
@@ -272,8 +272,8 @@ def _alike(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
-    parts = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling, enable_gqa=True)
+    q, k, v = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None]
 
 
@@ -329,7 +329,7 @@ class _Group:
         return self.index[self.places]
 
     def together(self, x: torch.Tensor, empty: bool = False) -> torch.Tensor:
-        """(heads, tokens, size) to (rows, heads, length, size); zeros where a row has ended if it is `empty`."""
+        """(heads, tokens, size) to (rows, heads, length, size); `empty`: zeros where a row has ended."""
         if len(self.rows) == 1:
             start, end = self.rows[0]
             return x[None, :, start:end]
@@ -392,7 +392,7 @@ def _blocks(length: int, window: int) -> list[tuple[slice, slice, int]]:
 
 
 def _apart(groups: list[_Group], parts: list[torch.Tensor]) -> torch.Tensor:
-    """What `_Group.together` laid out, (rows, heads, length, size) of each group, as (tokens, heads, size)."""
+    """What `_Group.together` laid out, (rows, heads, length, size) each, as (tokens, heads, size)."""
     laid = [part.transpose(1, 2).flatten(0, 1) for part in parts]
     if len(groups) == 1:
         return laid[0].index_select(0, groups[0].places)
@@ -409,7 +409,7 @@ def _apart(groups: list[_Group], parts: list[torch.Tensor]) -> torch.Tensor:
 
 class _ByFlash(torch.autograd.Function):
     """torch's attention for processors, which makes weights a block at a time, over rows of about one length
-    at once. Kept are the parts as they stand in the batch, and what comes out as the layer after it keeps it."""
+    at once. Kept are the parts as they stand in the batch, and what comes out as the next layer keeps it."""
 
     @staticmethod
     def forward(
@@ -520,7 +520,7 @@ class _ByProducts(torch.autograd.Function):
 def _as_projected(x: torch.Tensor) -> torch.Tensor:
     """Memory for a gradient of (heads, tokens, size), token by token as the projections write it."""
     heads, tokens, size = x.shape
-    return x.new_empty(tokens, heads, size).transpose(0, 1)
+    return pool.empty(x, tokens, heads, size).transpose(0, 1)
 
 
 def _weights(

@@ -1,7 +1,7 @@
 """The gated feed-forward, down(act(gate(x)) * up(x)), as one autograd node.
 
-Kept for the backward are the input and the two projections, not their activation and product: those are made
-again, which is one pass over memory against two.
+Kept for the backward are the input (see `lora.source`) and the two projections, not their activation and
+product: those are made again, which is one pass over memory against two.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
-from ftkit.fast.lora import Group
+from ftkit.fast import compiled, pool
+from ftkit.fast.lora import Group, again, source
 
 aten = torch.ops.aten
 
@@ -68,29 +68,31 @@ class _GatedMLP(torch.autograd.Function):
         recompute: bool,
         *_: torch.Tensor,
     ) -> torch.Tensor:
-        wide = gate_up.widen(x.reshape(-1, gate_up.inputs).to(gate_up.a.dtype))
+        kept, norm = source(x, gate_up)
+        wide = gate_up.widen(x.reshape(-1, gate_up.inputs))
+        h = wide[:, gate_up.inputs :].clone()
         projections = gate_up.project(wide)
-        inner = _activated(projections, down, activation)
-        down.fill_ranks(inner)
-        ctx.parts = (gate_up, down, activation, x.shape, x.dtype)
-        ctx.save_for_backward(wide, None if recompute else projections, inner[:, down.inputs :].clone())
-        return down.project(inner).view(*x.shape[:-1], down.outputs)
+        wide = _activated(projections, down, activation)
+        down.fill_ranks(wide)
+        ctx.parts = (gate_up, down, activation, norm, x.shape, x.dtype)
+        ctx.save_for_backward(kept, h, None if recompute else projections, wide[:, down.inputs :].clone())
+        return down.project(wide).view(*x.shape[:-1], down.outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        gate_up, down, activation, shape, dtype = ctx.parts
-        wide, projections, h = ctx.saved_tensors
+        gate_up, down, activation, norm, shape, dtype = ctx.parts
+        kept, h, projections, h_down = ctx.saved_tensors
+        x = again(kept, norm, gate_up)
         if projections is None:
-            projections = gate_up.project(wide)
+            projections = gate_up.project(gate_up.widen(x))
         grad = grad.reshape(-1, down.outputs)
         of_inner, of_h = down.back(grad)
+        assert of_inner is not None
         inner, of_projections = _activation_back(of_inner, projections, activation)
-        of_down = down.of_parameters(grad, of_h, inner, h)
+        of_down = down.of_parameters(grad, of_h, inner, h_down)
         of_x, of_h = gate_up.back(of_projections, ctx.needs_input_grad[0])
-        of_gate_up = gate_up.of_parameters(
-            of_projections, of_h, wide[:, : gate_up.inputs], wide[:, gate_up.inputs :]
-        )
+        of_gate_up = gate_up.of_parameters(of_projections, of_h, x, h)
         return (
             None if of_x is None else of_x.view(shape).to(dtype),
             None,
@@ -104,7 +106,7 @@ class _GatedMLP(torch.autograd.Function):
 
 def _activated(projections: torch.Tensor, down: Group, activation: Activation) -> torch.Tensor:
     """act(gate) * up, with room beside it for the ranks of `down`."""
-    wide = projections.new_empty(len(projections), down.inputs + down.ranks)
+    wide = pool.empty(projections, len(projections), down.inputs + down.ranks)
     inner = wide[:, : down.inputs]
     if activation.kernel is not None and compiled.available(projections):
         arguments = (activation.kernel, projections, wide, wide.stride(0), len(wide), down.inputs)
@@ -120,7 +122,7 @@ def _activation_back(
     grad: torch.Tensor, projections: torch.Tensor, activation: Activation
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """act(gate) * up made again, and the gradient of (gate, up); the memory of `grad` is used up."""
-    of_projections = torch.empty_like(projections)
+    of_projections = pool.empty(projections, *projections.shape)
     if activation.kernel is not None and compiled.available(grad, projections):
         arguments = (activation.kernel, grad, projections, of_projections, len(grad), grad.shape[-1])
         compiled.call("gate_back", *arguments)

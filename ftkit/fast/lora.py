@@ -11,6 +11,9 @@ side by side,
 and the backward's first product gives the gradients of x and of h together. The frozen weights are held once:
 the layers' own weights become views of the group's. PEFT's modules and parameters stay what they are, so
 adapters save, load, switch off and merge as ever.
+
+Beside the input only h is kept for the backward: the input as it came in, which other nodes keep too (what
+attention put out, say), or, where it is a norm's output, what the norm makes it from.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from ftkit.fast import pool
+from ftkit.fast.norms import Norm, source_of
 
 _ALIGN = 16
 """Columns for the ranks are padded to a multiple of this: products run best on such widths."""
@@ -114,7 +120,7 @@ class Group:
 
     def widen(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, inputs) to (tokens, inputs + ranks): beside x its product with A."""
-        wide = x.new_empty(len(x), self.inputs + self.ranks)
+        wide = pool.empty(self.a, len(x), self.inputs + self.ranks)
         wide[:, : self.inputs] = x
         return self.fill_ranks(wide)
 
@@ -126,19 +132,22 @@ class Group:
 
     def project(self, wide: torch.Tensor) -> torch.Tensor:
         """(tokens, inputs + ranks) to (tokens, outputs)."""
+        out = pool.empty(wide, len(wide), self.outputs)
         if self.bias is not None:
-            return torch.addmm(self.bias, wide, self.extended.T)
-        return wide @ self.extended.T
+            return torch.addmm(self.bias, wide, self.extended.T, out=out)
+        return torch.mm(wide, self.extended.T, out=out)
 
     def back(self, grad: torch.Tensor, needs_input: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Gradients of the inputs (tokens, inputs) and of h (tokens, ranks), from that of the outputs."""
         if not needs_input:
             return None, grad @ self.extended[:, self.inputs :]
-        if not self.ranks:
-            return grad @ self.extended, grad.new_empty(len(grad), 0)
-        both = grad @ self.extended
+        both = pool.empty(grad, len(grad), self.inputs + self.ranks)
+        torch.mm(grad, self.extended, out=both)
         of_h = both[:, self.inputs :]
-        return torch.addmm(both[:, : self.inputs], of_h, self.a), of_h
+        if not self.ranks:
+            return both, of_h
+        of_x = pool.empty(grad, len(grad), self.inputs)
+        return torch.addmm(both[:, : self.inputs], of_h, self.a, out=of_x), of_h
 
     def of_parameters(
         self, grad: torch.Tensor, of_h: torch.Tensor, x: torch.Tensor, h: torch.Tensor
@@ -162,24 +171,39 @@ def grouped_linear(x: torch.Tensor, group: Group) -> torch.Tensor:
     return _GroupedLinear.apply(x, group, *group.parameters)
 
 
+def source(x: torch.Tensor, group: Group) -> tuple[torch.Tensor, Norm | None]:
+    """What is kept of a node's input (..., inputs), and the norm that makes the input from it again."""
+    found = source_of(x) if x.dtype == group.a.dtype else None
+    return found or (x.reshape(-1, group.inputs).to(group.a.dtype), None)
+
+
+def again(kept: torch.Tensor, norm: Norm | None, group: Group) -> torch.Tensor:
+    """(tokens, inputs) from what `source` kept."""
+    if norm is None:
+        return kept
+    x = pool.empty(kept, kept.numel() // group.inputs, group.inputs)
+    norm.write(kept, x)
+    return x
+
+
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: Group, *parameters: torch.Tensor) -> torch.Tensor:
-        wide = group.widen(x.reshape(-1, group.inputs).to(group.a.dtype))
+        kept, ctx.norm = source(x, group)
+        wide = group.widen(x.reshape(-1, group.inputs))
         ctx.group, ctx.like = group, (x.shape, x.dtype)
-        ctx.save_for_backward(wide if parameters else None)
+        ctx.save_for_backward(*((kept, wide[:, group.inputs :].clone()) if parameters else ()))
         return group.project(wide).view(*x.shape[:-1], group.outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         group, (shape, dtype) = ctx.group, ctx.like
-        (wide,) = ctx.saved_tensors
+        saved = ctx.saved_tensors
         grad = grad.reshape(-1, group.outputs)
         of_x, of_h = group.back(grad, ctx.needs_input_grad[0])
-        of_parameters = (
-            []
-            if wide is None
-            else group.of_parameters(grad, of_h, wide[:, : group.inputs], wide[:, group.inputs :])
-        )
+        of_parameters = []
+        if saved:
+            kept, h = saved
+            of_parameters = group.of_parameters(grad, of_h, again(kept, ctx.norm, group), h)
         return (None if of_x is None else of_x.view(shape).to(dtype), None, *of_parameters)

@@ -177,8 +177,10 @@ class _TokenScores(torch.autograd.Function):
         keeps = trains_head and (len(slices) == 1 or len(targets) <= KEPT * head.shape[1])
         with_slope = slope is not None or keeps
         parts, residuals = [], []
+        room = None if keeps else _room(len(targets), head)
         for part in slices:
-            scores, residual = _score(hidden[part], head, targets[part], bias, logits, extra, with_slope)
+            given = (hidden[part], head, targets[part], bias, logits, extra)
+            scores, residual = _score(*given, with_slope, room)
             parts.append(scores)
             if slope is not None:
                 slope[part] = (residual @ head).to(hidden.dtype)
@@ -204,11 +206,14 @@ class _TokenScores(torch.autograd.Function):
         weighted = (hidden * grad[:, None]).to(head.dtype)
         to_head: torch.Tensor | None = None
         to_bias = None if bias is None else torch.zeros_like(bias)
-        for place, part in enumerate(_slices(len(targets), head)):
+        slices = _slices(len(targets), head)
+        room = None if residuals else _room(len(targets), head)
+        for place, part in enumerate(slices):
             if residuals:
                 residual = residuals[place]
             else:
-                _, residual = _score(hidden[part], head, targets[part], bias, ctx.logits, ctx.extra, True)
+                given = (hidden[part], head, targets[part], bias, ctx.logits, ctx.extra)
+                _, residual = _score(*given, True, room)
             to_head = _add_product(to_head, residual.T, weighted[part])
             if to_bias is not None:
                 to_bias += (grad[part].to(residual.dtype) @ residual).to(to_bias.dtype)
@@ -225,9 +230,13 @@ def _score(
     logits: Logits,
     extra: Extra,
     with_slope: bool,
+    room: torch.Tensor | None,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The scores of a slice that are had in one pass; the slope of what is learned in the head's outputs."""
-    made = hidden.to(head.dtype) @ head.T
+    """The scores of a slice that are had in one pass; the slope of what is learned in the head's outputs.
+
+    The head's outputs are made in `room` (rows, vocab_size) where that is given.
+    """
+    made = torch.mm(hidden.to(head.dtype), head.T, out=None if room is None else room[: len(hidden)])
     scores: dict[str, torch.Tensor] = {}
     if extra.top:
         scores["top_entropy"] = top_entropy(made if bias is None else made + bias, extra.top, logits)
@@ -273,7 +282,17 @@ def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -
     return total.addmm_(a, b) if a.dtype == wide else total.to(wide).add_(a @ b)
 
 
+def _rows(head: torch.Tensor) -> int:
+    """Of a slice."""
+    return max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
+
+
 def _slices(count: int, head: torch.Tensor) -> list[slice]:
     """Rows that are computed together; one slice of none where there are none."""
-    rows = max(LEAST_ROWS, SLICE_BYTES // (4 * head.shape[0]))
+    rows = _rows(head)
     return [slice(start, start + rows) for start in range(0, max(count, 1), rows)]
+
+
+def _room(count: int, head: torch.Tensor) -> torch.Tensor:
+    """Memory for the head's outputs of one slice, for all of them in turn."""
+    return head.new_empty(min(count, _rows(head)), len(head))

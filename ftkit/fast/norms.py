@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
+from ftkit.fast import compiled, pool
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One norm: its weight (n,), frozen, the number under its root, and what is added to the weight."""
+
+    weight: torch.Tensor
+    eps: float
+    offset: float
+
+    def write(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Norm `x` (..., n), contiguous, into the rows of `out` (rows, n); returns 1 / rms of each."""
+        size = x.shape[-1]
+        inverse = torch.empty(x.numel() // size)
+        numbers = float(self.offset), float(self.eps)
+        compiled.call("rms_norm", x, self.weight, *numbers, out, out.stride(0), inverse, len(inverse), size)
+        return inverse
+
+
+def source_of(y: torch.Tensor) -> tuple[torch.Tensor, Norm] | None:
+    """What `y` is made again from, if it is a norm's output: the input, which the norm keeps in any case."""
+    return getattr(y, "ftkit_source", None)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, offset: float = 0.0) -> torch.Tensor:
@@ -20,7 +43,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, offset: float
     offset
         1 for the models that store the weight's distance from one (gemma).
     """
-    return _RMSNorm.apply(x, weight, eps, offset)
+    norm = Norm(weight, eps, offset)
+    rows = x.detach().contiguous()
+    y: torch.Tensor = _RMSNorm.apply(x, rows, norm)
+    y.ftkit_source = (rows, norm)  # type: ignore[attr-defined]
+    return y
 
 
 def reference_rms_norm(
@@ -34,23 +61,18 @@ def reference_rms_norm(
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
-        rows = x.contiguous()
-        y = torch.empty_like(rows)
-        size = x.shape[-1]
-        inverse = torch.empty(x.numel() // size)
-        compiled.call(
-            "rms_norm", rows, weight, float(offset), float(eps), y, size, inverse, len(inverse), size
-        )
-        ctx.save_for_backward(rows, weight, inverse)
-        ctx.offset = offset
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor, norm: Norm) -> torch.Tensor:
+        y = pool.empty(rows, *rows.shape)
+        inverse = norm.write(rows, y.view(-1, y.shape[-1]))
+        ctx.save_for_backward(rows, norm.weight, inverse)
+        ctx.offset = norm.offset
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         rows, weight, inverse = ctx.saved_tensors
-        grad, out = grad.contiguous(), torch.empty_like(rows)
+        grad, out = grad.contiguous(), pool.empty(rows, *rows.shape)
         arguments = (grad, rows, weight, float(ctx.offset), inverse, out, len(inverse), rows.shape[-1])
         compiled.call("rms_norm_back", *arguments)
-        return out, None, None, None
+        return out, None, None

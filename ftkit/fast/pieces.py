@@ -228,7 +228,8 @@ def _group(modules: list[Any]) -> Group | None:
     first = found[0].weight
     if any(one.weight.shape[1] != first.shape[1] or one.weight.dtype != first.dtype for one in found):
         return None
-    return Group(found)
+    with allocator.for_weights():
+        return Group(found)
 
 
 def _projections(report: Report, module: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ftkit.fast import compiled
+from ftkit.fast import compiled, pool
 
 
 def rotary(
@@ -45,7 +45,7 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
         ctx.save_for_backward(cos, sin)
-        return tuple(_turn(x, cos, sin, 1.0, x.new_empty(x.shape)) for x in (q, k))
+        return tuple(_turn(x, cos, sin, 1.0, pool.empty(x, *x.shape)) for x in (q, k))
 
     @staticmethod
     @once_differentiable
@@ -62,4 +62,4 @@ def _whole(x: torch.Tensor) -> torch.Tensor:
 def _as_projected(x: torch.Tensor) -> torch.Tensor:
     """Memory for a gradient, token by token as the projections write it."""
     _, heads, tokens, size = x.shape
-    return x.new_empty(1, tokens, heads, size).transpose(1, 2)
+    return pool.empty(x, 1, tokens, heads, size).transpose(1, 2)

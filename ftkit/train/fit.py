@@ -74,13 +74,13 @@ def fit(job: Job, publish: Publish, *, resume: bool = False) -> None:
 def _load_model(job: Job, backend: str) -> LoadedModel:
     """The model; that of a rank other than 0 takes no turns with other processes."""
     job.stage("Loading the training libraries")
-    from ftkit.fast.allocator import keep_large_buffers_apart
+    from ftkit.fast import allocator
     from ftkit.models.code import code_files, warning
     from ftkit.models.gate import Gate
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder
 
-    keep_large_buffers_apart()
+    allocator.keep_large_buffers_apart()
     recipe = job.recipe
     if isinstance(recipe.objective, Distillation):
         from ftkit.models.teacher import check_teacher
@@ -89,7 +89,7 @@ def _load_model(job: Job, backend: str) -> LoadedModel:
             check_teacher(recipe, job.stage)
     build = builder(recipe) if backend == "unsloth" else None
     _seed(recipe.training.seed)  # a new head has random values
-    with job.ranks.first():
+    with job.ranks.first(), allocator.for_weights():
         loaded = load_model(
             recipe.model, recipe.compute, progress=job.stage, build=build, head=recipe.objective.head
         )
@@ -256,6 +256,7 @@ def _train(
     publish: Publish | None,
 ) -> None:
     """Train; where the loss goes wrong and the Recipe says so, from an earlier checkpoint at a lower rate."""
+    from ftkit.fast import pool
     from ftkit.train.steps import BadLossError, checkpoints_of
     from ftkit.train.trainer import run_trainer
 
@@ -266,7 +267,8 @@ def _train(
         publish(loaded)
     for attempt in range(ROLL_BACKS + 1):
         try:
-            run_trainer(trainer, start_at)
+            with pool.in_use():
+                run_trainer(trainer, start_at)
             return
         except BadLossError as bad:
             if job.recipe.training.on_bad_loss == "stop" or attempt == ROLL_BACKS:
