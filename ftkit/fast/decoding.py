@@ -7,8 +7,13 @@ getting started; PEFT adds ten small operations to each. Here a layer with its a
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
 
 from ftkit.fast import compiled
+
+LEAST = 150_000
+"""Numbers of all heads' keys from which the compiled kernel is faster than torch's attention: in float32 on
+two cores, heads of five models, 1.1 to 1.9 of its time at less, 0.7 to 1.0 at more."""
 
 
 def is_one_token(x: torch.Tensor) -> bool:
@@ -80,6 +85,9 @@ def one_query(
         (1, 1, heads, size).
     """
     _, heads, _, size = query.shape
+    if heads * key.shape[2] * size < LEAST:
+        out = F.scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2)
     scaling = size**-0.5 if scaling is None else scaling
     out = query.new_empty(1, 1, heads, size)
     compiled.call(

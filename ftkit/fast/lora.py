@@ -61,6 +61,8 @@ class Group:
         (outputs, inputs + ranks): the weights, and beside each its `scaling * B` in the columns of its rank.
     a
         (ranks, inputs): the adapters' first matrices one under another, in the weights' precision.
+    parameters
+        The trained matrices: A and B of each adapted layer, in order.
     """
 
     layers: Sequence[Linear]
@@ -94,12 +96,9 @@ class Group:
         for layer, rows in zip(self.layers, self.rows, strict=True):
             self.extended[rows, : self.inputs] = layer.weight.detach()
             layer.weight.data = self.extended[rows, : self.inputs]
+        adapted = [layer for layer in self.layers if layer.a is not None]
+        self.parameters: list[Any] = [matrix for layer in adapted for matrix in (layer.a, layer.b)]
         self.versions: list[int] = []
-
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        """The trained matrices: A and B of each adapted layer, in order."""
-        return [p for layer in self.layers if layer.a is not None for p in (layer.a, layer.b)]  # type: ignore[misc]
 
     def refresh(self) -> None:
         """Bring the adapters into the weights' precision; once a step, when the optimizer has moved them."""

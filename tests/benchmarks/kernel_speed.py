@@ -18,9 +18,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's own abbreviation
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama import modeling_llama
 
-from ftkit.fast import attention, compiled, decoding, loss
+from ftkit.fast import attention, compiled, decoding, loss, pool
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear, grouped_linear
 from ftkit.fast.norms import reference_rms_norm, rms_norm
@@ -191,10 +193,13 @@ def one_token(model: tuple[int, ...], tokens: int, dtype: torch.dtype) -> Iterat
         )  # fmt: skip
     q = torch.randn(1, heads, 1, size, dtype=dtype)
     k, v = (torch.randn(1, kv_heads, tokens, size, dtype=dtype) for _ in range(2))
+    module = torch.nn.Module()  # as a model calls the one and the other
+    module.num_key_value_groups, module.is_causal = heads // kv_heads, True  # type: ignore[assignment]
+    fast = AttentionInterface()[attention.register()]
     yield Case(
         "one token", f"{tokens} keys, {heads}/{kv_heads} x {size}",
-        lambda: [decoding.one_query(q, k, v, None)],
-        lambda: [F.scaled_dot_product_attention(q, k, v, enable_gqa=True)],
+        lambda: [fast(module, q, k, v, None)[0]],
+        lambda: [sdpa_attention_forward(module, q, k, v, None)[0]],
     )  # fmt: skip
 
 
@@ -273,7 +278,8 @@ def main() -> None:
         for case in piece(model, tokens, dtype):
             if only and case.piece not in only:
                 continue
-            ratio = measure(case, given.seconds)
+            with pool.in_use():  # as in a run
+                ratio = measure(case, given.seconds)
             named = f"{case.piece}, {case.size}"
             print(f"{named:58} {ratio}", flush=True)
             found.append((min(ratio.shortest, ratio.processor), named))
