@@ -130,4 +130,9 @@ def empty(like: torch.Tensor, *shape: int) -> torch.Tensor:
     size = math.prod(shape) * like.element_size()
     if size < LEAST or not _users or not like.is_cpu or sys.platform != "linux":
         return like.new_empty(shape)
-    return torch.frombuffer(_POOL.empty(size), dtype=like.dtype).view(shape)
+    try:
+        block = _POOL.empty(size)
+    except OSError:  # no memory: without what waits torch may find some, or fails with its own words
+        _POOL.release()
+        return like.new_empty(shape)
+    return torch.frombuffer(block, dtype=like.dtype).view(shape)

@@ -381,9 +381,7 @@ def _kept(found: Architecture, recipe: Recipe, device: Device, level: str) -> fl
     kept: float = found.norms * hidden + heads  # what goes into the norms
     kept += 2 * found.query_width + 2 * found.key_width  # into attention and out of it
     if not (_pooled(recipe, device) and fast.norms and compiler()):
-        kept += (
-            2 * hidden
-        )  # into the projections, where they are not made again from the norms'
+        kept += 2 * hidden  # into the projections, where they are not made again from the norms'
     within = (4 if found.gated else 2) * inner
     if not isinstance(method, LoRA | OnLayers | IA3):
         return kept + within + found.norms * hidden + heads  # trained norms keep what they put out

@@ -86,6 +86,18 @@ def test_outside_of_a_run_it_holds_nothing() -> None:
     assert pool._POOL.waiting == 0
 
 
+def test_without_memory_it_gives_up_what_waits(used: pool.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    passing = pool.empty(LIKE, 2 * MB)
+    del passing
+
+    def none_left(size: int) -> object:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(pool, "_memory", none_left)
+    assert pool.empty(LIKE, 8 * MB).shape == (8 * MB,)
+    assert used.waiting == 0
+
+
 def test_threads_take_and_give_at_once(used: pool.Pool) -> None:
     wrong: list[int] = []
 

@@ -132,22 +132,18 @@ def test_verdicts(machine, gb, verdict):
 
 
 # Peaks of whole runs on the starter model, in GB: the resident memory of a process that calls `ftkit.start`.
+# Those of 8 rows in bfloat16: on a machine without it, which computed the products in float32 (NOTES.md).
 @pytest.mark.parametrize(
     ("batch", "row", "level", "changes", "measured"),
     [
         (1, 227, "off", {}, 1.28),
-        (8, 106, "off", {}, 1.67),
-        (8, 231, "off", {}, 2.45),
-        (4, 531, "off", {}, 2.42),
-        (2, 1020, "off", {}, 2.28),
-        (8, 231, "attention", {}, 2.20),
-        (8, 231, "mlp", {}, 1.87),
-        (4, 531, "mlp", {}, 1.98),
+        (8, 232, "off", {}, 1.96),
+        (8, 232, "layers", {}, 1.28),
+        (4, 544, "mlp", {}, 1.46),
         (1, 227, "layers", {}, 1.26),
-        (8, 231, "layers", {}, 1.55),
-        (2, 1020, "layers", {}, 1.52),
         (1, 244, "off", {"compute.dtype": "float32", "method.rank": 8}, 1.53),
-        (8, 235, "layers", {"compute.dtype": "float32", "method.rank": 8}, 1.85),
+        (8, 235, "off", {"compute.dtype": "float32", "method.rank": 8}, 2.86),
+        (8, 235, "layers", {"compute.dtype": "float32", "method.rank": 8}, 1.68),
         (8, 231, "off", {"compute.fast": False}, 4.63),
         (8, 231, "off", {"method": {"type": "full"}}, 6.27),
     ],
@@ -195,28 +191,28 @@ def small(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "batch", "row", "method", "level", "measured"),
     [
-        ("llama", 1, 78, "lora", "off", 0.91),
-        ("llama", 8, 334, "lora", "layers", 1.59),
-        ("llama", 1, 78, "full", "off", 1.76),
-        ("llama", 8, 80, "lora", "off", 1.25),
-        ("llama", 8, 80, "full", "off", 2.00),
-        ("llama", 8, 334, "lora", "off", 2.53),
-        ("llama", 8, 334, "full", "off", 3.64),
+        ("llama", 1, 78, "lora", "off", 0.90),
+        ("llama", 8, 334, "lora", "layers", 1.29),
+        ("llama", 1, 78, "full", "off", 1.75),
+        ("llama", 8, 80, "lora", "off", 1.15),
+        ("llama", 8, 80, "full", "off", 1.99),
+        ("llama", 8, 334, "lora", "off", 2.08),
+        ("llama", 8, 334, "full", "off", 3.80),
         ("qwen2", 1, 78, "lora", "off", 1.41),
-        ("qwen2", 8, 80, "lora", "off", 1.68),
+        ("qwen2", 8, 80, "lora", "off", 1.61),
         ("qwen2", 8, 80, "full", "off", 3.62),
         ("qwen2", 1, 334, "full", "off", 3.38),
         ("qwen2", 8, 80, "lora", "layers", 1.41),
-        ("qwen2", 8, 334, "lora", "off", 3.07),
-        ("qwen2", 8, 334, "lora", "layers", 1.91),
+        ("qwen2", 8, 334, "lora", "off", 2.63),
+        ("qwen2", 8, 334, "lora", "layers", 1.70),
         ("qwen2", 8, 334, "full", "off", 5.21),
         ("qwen2", 8, 334, "full", "layers", 3.94),
         ("gemma3", 1, 78, "lora", "off", 1.27),
         ("gemma3", 1, 78, "full", "off", 3.31),
         ("gemma3", 8, 80, "full", "off", 3.61),
         ("gemma3", 8, 80, "full", "layers", 3.34),
-        ("gemma3", 8, 334, "lora", "off", 2.91),
-        ("gemma3", 8, 334, "lora", "layers", 1.82),
+        ("gemma3", 8, 334, "lora", "off", 2.50),
+        ("gemma3", 8, 334, "lora", "layers", 1.70),
         ("gemma3", 8, 334, "full", "off", 5.18),
     ],
 )
@@ -257,7 +253,7 @@ def test_an_optimizer_that_copies_matrices_needs_room_for_the_largest(small):
 
 def test_automatic_recomputation_is_the_least_that_fits(machine):
     found = []
-    for gb in (16, 3.1, 2.7, 2.1, 1.0):
+    for gb in (16, 2.4, 2.0, 1.6, 1.0):
         machine(gb)
         answer = estimate(Recipe(), row_tokens=231)
         found.append(answer.recompute)
@@ -305,7 +301,7 @@ def test_fitting_keeps_the_batch_and_takes_what_is_fastest(machine):
     recipe = Recipe(training={"batch_size": 12, "gradient_accumulation_steps": 2})
     machine(16)
     assert fit_to_memory(recipe).changes == {}
-    machine(4.2)
+    machine(3.2)
     rows = 400
     assert estimate(recipe, row_tokens=rows).verdict == "fits", "`auto` makes more again"
     fixed = recipe.replace({"compute.gradient_checkpointing": "off"})
@@ -316,10 +312,10 @@ def test_fitting_keeps_the_batch_and_takes_what_is_fastest(machine):
     assert found.estimate.verdict == "fits"
     assert found.changes
     assert "instead of" in found.reason
-    machine(1.9)
+    machine(1.6)
     smaller = fit_to_memory(recipe, row_tokens=rows)
     assert smaller.recipe.training.batch_size < 12
-    assert smaller.estimate.peak_gb < 1.9
+    assert smaller.estimate.peak_gb < 1.6
 
 
 def test_what_fits_in_no_way_says_what_would_help_and_by_how_much(machine):
