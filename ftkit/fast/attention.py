@@ -171,6 +171,8 @@ def segment_attention(
         rows = len(lengths)
         if rows == 1 or longest * rows == query.shape[2]:
             return _alike(query, key, value, rows, scaling)
+        if query.shape[1] != key.shape[1] and not takes_groups():
+            return _by_rows(query, key, value, lengths, scaling, 0.0, None)
         likeness = 0.0 if _short(query, longest) else FLASH_LIKENESS
         return _ByFlash.apply(query, key, value, lengths, scaling, likeness)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -179,6 +181,17 @@ def segment_attention(
     if dropout or not (query.is_cpu or softcap):
         return _by_rows(query, key, value, lengths, scaling, dropout, window)
     return _ByProducts.apply(query, key, value, lengths, scaling, window or 0, softcap or 0.0, keep)
+
+
+@functools.cache
+def takes_groups() -> bool:
+    """Whether torch's kernel for processors takes fewer heads of keys than of queries: from 2.9 on.
+
+    Earlier ones read beyond the keys when they are called as `_ByFlash` calls them
+    (https://github.com/pytorch/pytorch/pull/157893).
+    """
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 9)
 
 
 def _short(query: torch.Tensor, longest: int) -> bool:
@@ -252,7 +265,12 @@ def _by_varlen(
 
 
 def _by_sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, dropout: float, window: int | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
 ) -> torch.Tensor:
     tokens = q.shape[2]
     narrow = window is not None and window < tokens
@@ -282,7 +300,7 @@ def _by_rows(
     key: torch.Tensor,
     value: torch.Tensor,
     lengths: tuple[int, ...],
-    scaling: float,
+    scaling: float | None,
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
@@ -396,9 +414,8 @@ def _apart(groups: list[_Group], parts: list[torch.Tensor]) -> torch.Tensor:
     laid = [part.transpose(1, 2).flatten(0, 1) for part in parts]
     if len(groups) == 1:
         return laid[0].index_select(0, groups[0].places)
-    out = laid[0].new_empty(
-        sum(end - start for group in groups for start, end in group.rows), *laid[0].shape[1:]
-    )
+    tokens = sum(end - start for group in groups for start, end in group.rows)
+    out = pool.empty(laid[0], tokens, *laid[0].shape[1:])
     for group, part in zip(groups, laid, strict=True):
         if len(group.rows) == 1:
             out[slice(*group.rows[0])] = part

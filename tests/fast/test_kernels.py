@@ -139,6 +139,7 @@ def masked(
     st.sampled_from([torch.float64, torch.float32]),
     st.sampled_from([0, 384]),
     st.sampled_from([0, attention.SHORT_WEIGHTS]),
+    st.booleans(),
 )
 def test_segment_attention_equals_masked_softmax(
     lengths: list[int],
@@ -148,6 +149,7 @@ def test_segment_attention_equals_masked_softmax(
     dtype: torch.dtype,
     kept: int,
     short: int,
+    takes_groups: bool,
 ) -> None:
     torch.manual_seed(0)
     starts = [0, *itertools.accumulate(lengths)]
@@ -158,6 +160,7 @@ def test_segment_attention_equals_masked_softmax(
         patch.setattr(attention, "BLOCK", 8)
         patch.setattr(attention, "KEPT_UP_TO", kept)
         patch.setattr(attention, "SHORT_WEIGHTS", short)
+        patch.setattr(attention, "takes_groups", lambda: takes_groups)  # torch before 2.9 does not
         got = attention.segment_attention(q, k, v, torch.tensor(starts), window=window, softcap=cap)
         same(got, masked(q, k, v, starts, window, cap), [q, k, v])
 
