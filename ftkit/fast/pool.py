@@ -10,6 +10,7 @@ to the pool when the last tensor over it is gone, and is then the next one's of 
 from __future__ import annotations
 
 import bisect
+import collections
 import contextlib
 import math
 import mmap
@@ -44,18 +45,22 @@ class Pool:
     def __init__(self) -> None:
         self._waiting: list[_Block] = []
         """By size."""
+        self._returned: collections.deque[_Block] = collections.deque()
+        """Put back and not sorted in: a tensor may go at any moment, of a thread that is in here too."""
         self._turn = 0
-        self._lock = threading.RLock()  # a tensor may go while its own thread is in here
+        self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
         """Bytes that are held and not in use."""
         with self._lock:
+            self._sort_in()
             return sum(block.size for block in self._waiting)
 
     def empty(self, size: int) -> memoryview:
         """`size` bytes with anything in them; they are free again when nothing refers to what is returned."""
         with self._lock:
+            self._sort_in()
             place = bisect.bisect_left(self._waiting, size, key=lambda block: block.size)
             if place < len(self._waiting) and self._waiting[place].size <= SPARE * size:
                 block = self._waiting.pop(place)
@@ -69,12 +74,16 @@ class Pool:
     def release(self) -> None:
         """Give back what waits."""
         with self._lock:
+            self._returned.clear()
             self._waiting.clear()
 
     def _put_back(self, block: _Block) -> None:
-        if not _users:  # the last user has left
-            return
-        with self._lock:
+        if _users:  # otherwise the last one has left
+            self._returned.append(block)
+
+    def _sort_in(self) -> None:
+        while self._returned:
+            block = self._returned.popleft()
             self._turn += 1
             block.turn = self._turn
             bisect.insort(self._waiting, block, key=lambda one: one.size)

@@ -98,6 +98,20 @@ def test_without_memory_it_gives_up_what_waits(used: pool.Pool, monkeypatch: pyt
     assert used.waiting == 0
 
 
+def test_a_tensor_may_go_while_another_is_given(used: pool.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the garbage collector runs within the pool, in the thread that holds its lock."""
+    held = [pool.empty(LIKE, size * MB) for size in (1, 2, 3)]
+    own = pool._memory
+
+    def collected(size: int) -> object:
+        held.clear()
+        return own(size)
+
+    monkeypatch.setattr(pool, "_memory", collected)
+    assert pool.empty(LIKE, 9 * MB).shape == (9 * MB,)
+    assert used.waiting >= 6 * 4 * MB
+
+
 def test_threads_take_and_give_at_once(used: pool.Pool) -> None:
     wrong: list[int] = []
 
