@@ -29,8 +29,9 @@ class Norm:
 
 
 def source_of(y: torch.Tensor) -> tuple[torch.Tensor, Norm] | None:
-    """What `y` is made again from, if it is a norm's output: the input, which the norm keeps in any case."""
-    return getattr(y, "ftkit_source", None)
+    """What `y` is made again from, if it is a norm's output, unchanged: the input, which is kept anyway."""
+    known: tuple[torch.Tensor, Norm, int] | None = getattr(y, "ftkit_source", None)
+    return known[:2] if known is not None and known[2] == y._version else None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, offset: float = 0.0) -> torch.Tensor:
@@ -46,7 +47,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, offset: float
     norm = Norm(weight, eps, offset)
     rows = x.detach().contiguous()
     y: torch.Tensor = _RMSNorm.apply(x, rows, norm)
-    y.ftkit_source = (rows, norm)  # type: ignore[attr-defined]
+    if torch.is_grad_enabled():
+        y.ftkit_source = (rows, norm, y._version)  # type: ignore[attr-defined]
     return y
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ftkit.fast import pool
 from ftkit.fast.gated import ACTIVATIONS, gated_mlp
 from ftkit.fast.lora import Group, Linear
-from ftkit.fast.norms import rms_norm
+from ftkit.fast.norms import rms_norm, source_of
 from tests.fast.test_kernels import needs_kernels
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the pool is for Linux")
@@ -147,9 +147,21 @@ def test_a_norms_output_that_is_made_again_is_the_same(used: pool.Pool, recomput
     found = []
     for kept in (False, True):
         normed = rms_norm(x, weight, eps=1e-6)
-        read = normed * 1 if kept else normed  # no longer known as a norm's
+        read = normed * 1 if kept else normed
+        assert (source_of(read) is None) == kept
         out = gated_mlp(read, gate_up, down, ACTIVATIONS[0], recompute=recompute)
         del normed, read
         found.append(torch.autograd.grad(out.square().mean(), over))
     for again, kept_one in zip(*found, strict=True):
         assert torch.equal(again, kept_one)
+
+
+@needs_kernels
+def test_a_norms_output_that_was_changed_is_kept() -> None:
+    y = rms_norm(torch.randn(4, 8, requires_grad=True), torch.rand(8), eps=1e-6)
+    assert source_of(y) is not None
+    with torch.no_grad():
+        y.mul_(2)
+    assert source_of(y) is None
+    with torch.inference_mode():
+        assert source_of(rms_norm(torch.randn(4, 8), torch.rand(8), eps=1e-6)) is None
