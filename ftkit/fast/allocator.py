@@ -43,7 +43,10 @@ def keep_large_buffers_apart(limit: int = APART_FROM) -> bool:
 
 @contextlib.contextmanager
 def for_weights() -> Iterator[None]:
-    """While inside, weights get memory of their own: none stands between a step's buffers in the heap."""
+    """While inside, weights get memory of their own: none stands between a step's buffers in the heap.
+
+    From then on `keep_large_buffers_apart` holds.
+    """
     keep_large_buffers_apart(_WEIGHT_APART_FROM)
     try:
         yield

@@ -187,8 +187,8 @@ def segment_attention(
 def takes_groups() -> bool:
     """Whether torch's kernel for processors takes fewer heads of keys than of queries: from 2.9 on.
 
-    Earlier ones read beyond the keys when they are called as `_ByFlash` calls them
-    (https://github.com/pytorch/pytorch/pull/157893).
+    Earlier ones, it is to be feared, read beyond the keys where `_ByFlash` calls them. The release is
+    inferred from the date of https://github.com/pytorch/pytorch/pull/157893; no earlier one was tried.
     """
     major, minor = torch.__version__.split(".")[:2]
     return (int(major), int(minor)) >= (2, 9)

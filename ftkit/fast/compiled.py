@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ftkit.models import cache
+from ftkit.models import cache, device
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Not -ffast-math: a library linked with it, or with its unsafe part, takes subnormals from the whole process.
@@ -75,9 +73,8 @@ def _library() -> ctypes.CDLL | str:
     """The kernels, or why there are none."""
     if sys.platform == "win32":
         return "not offered on Windows"
-    names = (os.environ.get("CXX") or "", "g++", "clang++")
     reason = "no C++ compiler (g++ or clang++) is installed"
-    for compiler in dict.fromkeys(filter(None, map(shutil.which, names))):
+    for compiler in device.compilers():
         try:
             return _load(compiler)
         except (OSError, subprocess.SubprocessError) as error:  # CXX may name a C compiler: the next may do

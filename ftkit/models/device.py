@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class Device:
     memory_gb: float
     free_gb: float
     native_fp8: bool = False
+
+
+def compilers() -> list[str]:
+    """C++ compilers on this machine, the one that `CXX` names first."""
+    names = (os.environ.get("CXX") or "", "g++", "clang++")
+    return list(dict.fromkeys(filter(None, map(shutil.which, names))))
 
 
 def probe(kind: Literal["auto", "cpu", "cuda"] = "auto") -> Device:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from ftkit.folders import is_there, named
 from ftkit.models import architecture, catalog, folder, hub, precision, sizes
 from ftkit.models.architecture import Architecture
 from ftkit.models.cache import silent
-from ftkit.models.device import Device, probe
+from ftkit.models.device import Device, compilers, probe
 from ftkit.models.source import looks_like_hub_id
 from ftkit.models.teacher import teacher_of
 from ftkit.recipe import (
@@ -361,12 +359,6 @@ def _pooled(recipe: Recipe, device: Device) -> bool:
     return device.kind == "cpu" and sys.platform == "linux" and _fused(recipe)
 
 
-@functools.cache
-def compiler() -> bool:
-    """Whether there is one for the kernels (`ftkit.fast.compiled`)."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "", "g++", "clang++") if name)
-
-
 def _keys(row_tokens: int) -> float:
     """Keys that a query's attention weights are kept for, on average."""
     ends = [min(start + _BLOCK, row_tokens) for start in range(0, row_tokens, _BLOCK)]
@@ -380,7 +372,7 @@ def _kept(found: Architecture, recipe: Recipe, device: Device, level: str) -> fl
     heads = found.query_width + found.key_width if found.head_norms else 0
     kept: float = found.norms * hidden + heads  # what goes into the norms
     kept += 2 * found.query_width + 2 * found.key_width  # into attention and out of it
-    if not (_pooled(recipe, device) and fast.norms and compiler()):
+    if not (_pooled(recipe, device) and fast.norms and compilers()):
         kept += 2 * hidden  # into the projections, where they are not made again from the norms'
     within = (4 if found.gated else 2) * inner
     if not isinstance(method, LoRA | OnLayers | IA3):

@@ -80,7 +80,6 @@ def _load_model(job: Job, backend: str) -> LoadedModel:
     from ftkit.models.load import load_model
     from ftkit.models.unsloth_backend import builder
 
-    allocator.keep_large_buffers_apart()
     recipe = job.recipe
     if isinstance(recipe.objective, Distillation):
         from ftkit.models.teacher import check_teacher

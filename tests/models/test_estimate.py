@@ -132,7 +132,7 @@ def test_verdicts(machine, gb, verdict):
 
 
 # Peaks of whole runs on the starter model, in GB: the resident memory of a process that calls `ftkit.start`.
-# Those of 8 rows in bfloat16: on a machine without it, which computed the products in float32 (NOTES.md).
+# LoRA of 4 and 8 rows in bfloat16: on a machine without it, its products computed in float32 (NOTES.md).
 @pytest.mark.parametrize(
     ("batch", "row", "level", "changes", "measured"),
     [
